@@ -1,0 +1,19 @@
+"""Collect `tests/oracle` (torch, diffusers) and `tests/neon` (emulated ARM) only when the command line names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ON_REQUEST = ("oracle", "neon")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    here = Path(__file__).parent
+    for name in ON_REQUEST:
+        folder = here / name
+        if collection_path == folder or folder in collection_path.parents:
+            asked = [(config.invocation_params.dir / str(a).split("::")[0]).resolve() for a in config.args]
+            return None if any(a == folder or folder in a.parents for a in asked) else True
+    return None

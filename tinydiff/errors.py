@@ -1,0 +1,41 @@
+"""Every error a caller can meet, under one import. A message says what, where, and what to do."""
+
+from __future__ import annotations
+
+from tinydiff_weights.errors import ModelFileError, TinyDiffError, UnsupportedModelError
+
+__all__ = [
+    "Cancelled",
+    "InvalidArgumentError",
+    "MemoryBudgetError",
+    "ModelFileError",
+    "NonFiniteError",
+    "NotYetError",
+    "OutputError",
+    "TinyDiffError",
+    "UnsupportedModelError",
+]
+
+
+class InvalidArgumentError(TinyDiffError, ValueError):
+    """An argument or flag has a value that cannot work; the message names it."""
+
+
+class MemoryBudgetError(TinyDiffError):
+    """The picture does not fit into the memory allowed; raised before any work starts."""
+
+
+class NotYetError(TinyDiffError, NotImplementedError):
+    """A promised capability that this version does not have."""
+
+
+class NonFiniteError(TinyDiffError):
+    """A layer produced NaN or infinity; the message names the first one."""
+
+
+class OutputError(TinyDiffError):
+    """A result cannot be written (exists already, folder missing or read-only, disk full)."""
+
+
+class Cancelled(TinyDiffError):
+    """The work was stopped through `Pipeline.cancel()` or Ctrl-C."""

@@ -1,0 +1,1 @@
+"""Where the bytes come from: files, names and formats. Imports neither `tinydiff` nor `tinydiff_kernels`."""

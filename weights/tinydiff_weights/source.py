@@ -1,0 +1,57 @@
+"""What opening a model yields, whatever it was stored as: configs and named tensors, nothing computed.
+
+    diffusers folder ──┐
+    single file ───────┼── open_model() ── ModelSource ── tinydiff.loading builds the networks
+    packed file ───────┘
+
+All configs are the diffusers JSON of the component, all tensor names the diffusers names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinydiff_weights.safetensors import StoredTensor
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network of a model: its config as diffusers (or transformers) writes it, and its tensors."""
+
+    name: str  # "unet", "vae", "text_encoder", "text_encoder_2"
+    config: Mapping[str, Any]
+    tensors: Mapping[str, StoredTensor]
+    path: Path  # the file or folder named in errors
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """Where a CLIP tokenizer's vocabulary lies. All paths None: the CLIP vocabulary of the package."""
+
+    vocab: Path | None = None
+    merges: Path | None = None
+    tokenizer_json: Path | None = None
+    pad_token: str = "<|endoftext|>"
+    model_max_length: int = 77
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model before it is built."""
+
+    path: Path
+    kind: str  # "folder" or "single_file"
+    family: str  # "sd1", "sd2", "sdxl": what was recognised
+    why: str  # the evidence, in one sentence, for `tinydiff info`
+    pipeline_class: str  # diffusers' name, e.g. "StableDiffusionPipeline"
+    components: Mapping[str, Component]
+    scheduler: Mapping[str, Any]  # scheduler_config.json; prediction_type None: a trial forward must tell
+    tokenizers: Mapping[str, TokenizerSource]  # "tokenizer", "tokenizer_2"
+    index: Mapping[str, Any] = field(default_factory=dict)  # model_index.json
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # steps, guidance, width, height (tinydiff.json)
+    hints: tuple[str, ...] = ()  # what the user should be told once, a line each
+    leftovers: Mapping[str, int] = field(default_factory=dict)  # ignored training leftovers, kind -> count
+    unused: tuple[str, ...] = ()  # tensors of the file that no component claims
