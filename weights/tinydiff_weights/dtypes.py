@@ -46,7 +46,7 @@ FLOATING = frozenset(["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
 
 
 def _e4m3_table() -> NDArray[np.float32]:
-    """All 256 values of F8_E4M3: (-1)^s * 2^(e-7) * (1 + m/8), at e = 0: 2^-6 * m/8, at e = 15, m = 7: NaN."""
+    """All 256 values of F8_E4M3: (-1)^s * 2^(e-7) * (1 + m/8), at e = 0: 2^-6 * m/8, at e = 15, m = 7 NaN."""
     code = np.arange(256)
     sign, exponent, mantissa = code >> 7, (code >> 3) & 15, code & 7
     magnitude = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * np.exp2(exponent - 10.0))

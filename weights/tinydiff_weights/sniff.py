@@ -11,30 +11,30 @@ CONVERT_HINT = (
     "st.save_file({k: v.contiguous().clone() for k, v in d.items() if hasattr(v, 'shape')}, sys.argv[2])\" "
     "IN.ckpt OUT.safetensors"
 )
+_PAGE = ("this is an HTML or XML page, not a model", "The download went wrong; fetch the file again")
+_MAGICS = (
+    (b"pk\x03\x04", "this is a zip archive, as PyTorch's pickle checkpoints are", CONVERT_HINT),
+    *((b"\x80" + bytes([protocol]), "this is a Python pickle", CONVERT_HINT) for protocol in (2, 3, 4, 5)),
+    (b"gguf", "this is a GGUF file, which tinydiff does not read", "Take the safetensors file of the model"),
+    (
+        b"version https",
+        "this is a git-lfs pointer, not the file",
+        "Fetch the file itself with `git lfs pull`",
+    ),
+    *((start, *_PAGE) for start in (b"<!doctype", b"<html", b"<?xml")),
+)
 PICKLE_SUFFIXES = frozenset([".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"])
 
 
 def foreign_kind(head: bytes) -> tuple[str, str] | None:
     """The format that begins with `head` (16 bytes suffice) and what to do; None if it is none of these."""
-    if head.startswith(b"PK\x03\x04"):
-        return (
-            "this is a zip archive: a PyTorch checkpoint, which is a pickle, or a packed folder",
-            CONVERT_HINT,
-        )
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "this is a Python pickle", CONVERT_HINT
-    if head.startswith(b"GGUF"):
-        return (
-            "this is a GGUF file, which tinydiff does not read",
-            "Take the safetensors version of the model",
-        )
-    if head.startswith(b"version https"):
-        return (
-            "this is a git-lfs pointer, not the file itself",
-            "Fetch the file with `git lfs pull` or `tinydiff pull`",
-        )
-    if head.lstrip()[:1] == b"<":
-        return "this is an HTML or XML page, not a model", "The download went wrong; fetch the file again"
+    if (
+        head[8:9] == b"{"
+    ):  # a safetensors file, perhaps damaged, whose header length happens to look like a magic
+        return None
+    for magic, what, hint in _MAGICS:
+        if head[: len(magic)].lower() == magic:
+            return what, hint
     return None
 
 
