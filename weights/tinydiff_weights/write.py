@@ -2,8 +2,8 @@
 
     name.<random>.tmp  --write, fsync-->  rename to name  --fsync folder-->  done
 
-A reader never sees half a file, a crash leaves the old one, and a failure removes the temporary one. This also keeps
-mapped models safe: a model file is replaced by a new one and never rewritten in place.
+A reader never sees half a file, a crash leaves the old one, and a failure removes the temporary one. This
+also keeps mapped models safe: a model file is replaced by a new one and never rewritten in place.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class _Output(io.RawIOBase):
 def atomic_write(path: str | Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Write `path` through the file object given; it appears when the block ends without an exception.
 
-    overwrite=False raises FileExistsError if `path` exists by then, also if it appeared meanwhile. Every failure is an
-    OSError (no folder, no permission, disk full, `path` is a folder): the caller words it for its user. The mode is
-    0666 less the umask, as for any new file.
+    overwrite=False raises FileExistsError if `path` exists by then, also if it appeared meanwhile. Every
+    failure is an OSError (no folder, no permission, disk full, `path` is a folder): the caller words it for
+    its user. The mode is 0666 less the umask, as for any new file.
     """
     path = Path(path)
     if not overwrite and os.path.lexists(path):
@@ -70,7 +70,7 @@ def atomic_write(path: str | Path, *, overwrite: bool = True) -> Iterator[Binary
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
-            yield cast(BinaryIO, _Output(descriptor))
+            yield cast("BinaryIO", _Output(descriptor))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -91,7 +91,7 @@ def atomic_write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True)
 
 
 def _publish_new(temporary: Path, path: Path) -> None:
-    """Give `temporary` the name `path` unless that is taken: link() refuses atomically, which rename() does not."""
+    """Name `temporary` `path` unless that is taken: link() then refuses, rename() would replace."""
     try:
         os.link(temporary, path)
     except OSError as error:
@@ -125,8 +125,8 @@ def save_safetensors(
 ) -> None:
     """Write a safetensors file atomically, one tensor in memory at a time.
 
-    Tensors lie by falling element size, then by name, in a header padded to 8 bytes: every one is aligned and the file
-    depends on its content only. Raises ModelFileError.
+    Tensors lie by falling element size, then by name, after a header padded to 8 bytes: every one is aligned
+    and the file depends on its content only. Raises ModelFileError.
     """
     stored = [
         t if isinstance(t, StoredTensor) else StoredTensor.from_array(name, np.asarray(t), str(path))
