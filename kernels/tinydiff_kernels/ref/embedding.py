@@ -1,0 +1,36 @@
+"""Vectors for timesteps and tokens."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff_kernels.rows import Array
+
+
+def timestep_embedding(timesteps: Array, dim: int, flip_sin_to_cos: bool, freq_shift: float) -> Array:
+    """timesteps `[B, n]` -> `[B, n * dim]`; see `operations.TimestepEmbedding`."""
+    half = dim // 2
+    t = np.asarray(timesteps, np.float32)
+    exponent = np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half - freq_shift)
+    angles = t[..., None] * np.exp(exponent)
+    pair = (np.cos(angles), np.sin(angles)) if flip_sin_to_cos else (np.sin(angles), np.cos(angles))
+    table = np.concatenate(pair, -1)
+    if dim % 2:
+        table = np.pad(table, ((0, 0), (0, 0), (0, 1)))
+    return table.reshape(t.shape[0], -1)
+
+
+def embed(
+    ids: NDArray[np.int64], tokens: Array, positions: Array, appended: NDArray[np.float32] | None = None
+) -> Array:
+    """ids `[B, T]` -> token vectors + position vectors `[B*T, C]`."""
+    known = np.minimum(ids, tokens.shape[0] - 1)
+    vectors = tokens[known]
+    if appended is not None:
+        new = ids >= tokens.shape[0]
+        vectors[new] = appended[ids[new] - tokens.shape[0]]
+    result: Array = (vectors + positions[: ids.shape[1]]).reshape(-1, tokens.shape[1])
+    return result
