@@ -1,13 +1,14 @@
-"""Seeds: the random numbers of torch's CPU generator, so that a seed means the same picture as in other tools.
+"""Seeds: the random numbers of torch's CPU generator, so that a seed means the same picture everywhere.
 
-    seed ── MT19937 ── 32-bit words ──┬── 24 bits ── uniform float32 ── Box-Muller in blocks of 16 ── normals (n >= 16)
-                                      └── 2 words, 53 bits ── uniform float64 ── Box-Muller in pairs ── normals (n < 16)
+    seed ─ MT19937 ─ words ──┬── 24 bits ─ uniform float32 ─ Box-Muller in blocks of 16 ── normals (n >= 16)
+                             └── 53 bits ─ uniform float64 ─ Box-Muller in pairs ────────── normals (n < 16)
 
-The Mersenne twister: M. Matsumoto, T. Nishimura, "Mersenne Twister", ACM TOMACS 8 (1998). Box-Muller: two uniforms
-u, v give two independent normals sqrt(-2 ln u) cos(2 pi v) and sqrt(-2 ln u) sin(2 pi v).
+The Mersenne twister: M. Matsumoto, T. Nishimura, "Mersenne Twister", ACM TOMACS 8 (1998). Box-Muller: two
+uniforms u, v give two independent normals sqrt(-2 ln u) cos(2 pi v) and sqrt(-2 ln u) sin(2 pi v).
 
-Words, uniforms and the normals of fewer than 16 values equal torch's to the bit. Normals of 16 and more agree within
-2e-6: torch's own builds (AVX2, plain) differ from each other by as much. Ours are the same bits on every CPU.
+Words, uniforms and the normals of fewer than 16 values equal torch's to the bit. Of 16 and more, torch's
+own builds disagree (in 38 % of the values, by up to 2e-6): ours are, on every CPU, the bits of torch's AVX2
+build, which is the one that runs on x86 CPUs with AVX2 or AVX-512.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff.errors import InvalidArgumentError
-from tinydiff.portable_math import log, sin_cos
+from tinydiff.portable_math import log, log_float32, sin_cos, sin_cos_float32
 
 U32: TypeAlias = NDArray[np.uint32]
 F32: TypeAlias = NDArray[np.float32]
@@ -35,13 +36,14 @@ TWO_PI_F32 = np.float32(TWO_PI)
 
 
 def check_seed(seed: object) -> int:
-    """`seed` as an int in [0, 2^64), else InvalidArgumentError. Integers of NumPy count as integers; bools do not."""
-    if isinstance(seed, (bool, np.bool_)):
-        raise InvalidArgumentError(f"seed must be an integer, not {seed!r}")
+    """`seed` as an int in [0, 2^64), else InvalidArgumentError. NumPy's integers are taken, bools are not."""
     try:
-        value = operator.index(seed)  # type: ignore[arg-type]
+        value = None if isinstance(seed, (bool, np.bool_)) else operator.index(seed)  # type: ignore[arg-type]
     except TypeError:
-        raise InvalidArgumentError(f"seed must be an integer from 0 to 2^64 - 1, not {seed!r}") from None
+        value = None
+    if value is None:
+        shown = repr(seed[:40]) if isinstance(seed, str) else type(seed).__name__
+        raise InvalidArgumentError(f"seed must be an integer from 0 to 2^64 - 1, not {shown}")
     if not 0 <= value < 2**64:
         shown = str(value) if abs(value) < 10**30 else "a number of more than 30 digits"
         raise InvalidArgumentError(f"seed must be from 0 to 2^64 - 1, not {shown}")
@@ -59,12 +61,12 @@ def image_seed(seed: int, index: int) -> int:
 
 
 def batch_generators(seed: int, count: int) -> list[Generator]:
-    """One generator per image of a batch, seeded seed, seed + 1, ..., used for its first and its ancestral noise."""
+    """One generator per image of a batch, for its first and its ancestral noise: seed, seed + 1, ..."""
     return [Generator(image_seed(seed, index)) for index in range(count)]
 
 
 def _seeded_words(seed: int) -> U32:
-    """The 624 words that a seed stands for (`init_genrand` of the paper's code). The seed counts modulo 2^32."""
+    """The 624 words that a seed stands for (`init_genrand` of the authors' code). It counts modulo 2^32."""
     words = [seed & 0xFFFFFFFF]
     for j in range(1, N):
         previous = words[-1]
@@ -112,8 +114,8 @@ def _count(shape: int | Sequence[int]) -> tuple[tuple[int, ...], int]:
 class Generator:
     """torch.Generator("cpu").manual_seed(seed), in NumPy.
 
-    The sequence of calls matters as in torch: `normal` of fewer than 16 values makes them in pairs and keeps an unused
-    second one for the next such call, even across calls of 16 and more.
+    The sequence of calls matters as in torch: `normal` of fewer than 16 values makes them in pairs and keeps
+    an unused second one for the next such call, even across calls of 16 and more.
     """
 
     def __init__(self, seed: int):
@@ -153,7 +155,7 @@ class Generator:
         return values.reshape(dimensions)
 
     def _normal_pairs(self, n: int) -> F64:
-        """Fewer than 16 normals: pairs (cosine, sine) from 53-bit uniforms u, v with the radius from 1 - v."""
+        """Fewer than 16 normals: pairs (cosine, sine) of 53-bit uniforms u, v; the radius is of 1 - v."""
         ready = [] if self._spare is None or n == 0 else [self._spare]
         missing = n - len(ready)
         if n > 0:
@@ -182,7 +184,7 @@ class Generator:
         return values
 
     def get_state(self) -> dict[str, NDArray[Any]]:
-        """Everything needed to go on from here, as plain arrays: words (624,), position (), spare (0,) or (1,)."""
+        """All that is needed to go on from here: seed (), words (624,), position (), spare (0 or 1,)."""
         spare = [] if self._spare is None else [self._spare]
         return {
             "seed": np.array(self.seed, np.uint64),
@@ -192,12 +194,13 @@ class Generator:
         }
 
     def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a state of `get_state`. InvalidArgumentError if it is not one; then nothing is changed."""
+        """Go on from a state of `get_state`. InvalidArgumentError, and no change, if it is not one."""
         expected = {"seed": (np.uint64, 0, 1), "words": (np.uint32, 1, N), "position": (np.int64, 0, 1)}
         for name, (dtype, rank, size) in expected.items():
             array = state.get(name)
-            if not isinstance(array, np.ndarray) or (array.dtype, array.ndim, array.size) != (dtype, rank, size):
-                raise InvalidArgumentError(f"generator state: {name!r} is missing or has a wrong dtype or shape")
+            fits = isinstance(array, np.ndarray) and array.dtype == dtype
+            if array is None or not fits or (array.ndim, array.size) != (rank, size):
+                raise InvalidArgumentError(f"generator state: {name!r} is missing or of a wrong dtype or shape")
         spare = state.get("spare")
         if not isinstance(spare, np.ndarray) or spare.dtype != np.float64 or spare.shape not in ((0,), (1,)):
             raise InvalidArgumentError("generator state: 'spare' must be a float64 array of no or one value")
@@ -210,14 +213,9 @@ class Generator:
 
 
 def _box_muller(uniform: F32) -> F32:
-    """Blocks of 16 float32 uniforms -> 16 float32 normals each (the layout of torch's `normal_fill`).
-
-    Uniforms and the angle are rounded to float32 where torch's AVX2 build rounds them; in between float64 is used.
-    """
+    """Blocks of 16 float32 uniforms -> 16 float32 normals each (the layout of torch's `normal_fill`)."""
     blocks = uniform.reshape(-1, 2, BLOCK // 2)
-    u = np.float32(1.0) - blocks[:, 0]  # (0, 1], exact
-    theta = TWO_PI_F32 * blocks[:, 1]
-    radius = np.sqrt(-2.0 * log(u.astype(np.float64)))
-    sine, cosine = sin_cos(theta.astype(np.float64))
-    pairs = np.stack([radius * cosine, radius * sine], axis=1) + 0.0
-    return pairs.astype(np.float32).reshape(uniform.shape)
+    radius = np.sqrt(np.float32(-2.0) * log_float32(np.float32(1.0) - blocks[:, 0]))  # of (0, 1], exact
+    sine, cosine = sin_cos_float32(TWO_PI_F32 * blocks[:, 1])
+    pairs = np.stack([radius * cosine, radius * sine], axis=1) + np.float32(0.0)  # the mean: -0.0 becomes 0.0
+    return pairs.reshape(uniform.shape)
