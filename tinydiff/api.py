@@ -1,0 +1,124 @@
+"""The public interface: `tinydiff.Pipeline`. What happens between prompt and picture is in `pipeline.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff import arguments
+from tinydiff.clip import CLIPTextEncoder
+from tinydiff.conditioning import Conditioning
+from tinydiff.denoise import Loop
+from tinydiff.errors import InvalidArgumentError, NotYetError
+from tinydiff.loading import Model, build
+from tinydiff.pipeline import Output, generate
+from tinydiff.schedulers import Scheduler, make
+from tinydiff.tokenizer import Tokenizer
+from tinydiff_weights.open import open_model
+
+F32 = NDArray[np.float32]
+Callback = Callable[["Pipeline", int, float, dict[str, Any]], Mapping[str, Any] | None]
+
+
+class Pipeline:
+    """A model, ready for prompts. Make one with `from_pretrained`."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.unet, self.vae = model.unet, model.vae
+        self.tokenizer, self.text_encoder = model.text.pairs[0]
+        self.tokenizer_2: Tokenizer | None = model.text.pairs[1][0] if len(model.text.pairs) > 1 else None
+        self.text_encoder_2: CLIPTextEncoder | None = model.text.pairs[1][1] if len(model.text.pairs) > 1 else None
+        self.scheduler: Scheduler = make(model.scheduler_config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path | None = None,
+        *,
+        weights: str = "auto",
+        memory: str | int | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        vae: str | Path | None = None,
+        prediction_type: str | None = None,
+    ) -> Pipeline:
+        """Open a diffusers folder, a single .safetensors file, a cached hub id, or (None) the embedded model.
+
+        Nothing is read but headers and configs. `threads` bounds the fast kernels; NumPy's own thread pool is set
+        by its environment (OPENBLAS_NUM_THREADS). Raises ModelFileError, UnsupportedModelError, InvalidArgumentError.
+        """
+        if memory is not None:
+            raise NotYetError("memory= is not available in this version; leave it out")
+        if threads is not None:
+            arguments.whole("threads", threads, 1, 1024)
+        source = open_model(path, vae=vae)
+        return cls(build(source, weights=weights, backend=backend, prediction_type=prediction_type))
+
+    def encode_prompt(
+        self, prompt: str, negative_prompt: str | None = None, clip_skip: int | None = None
+    ) -> Conditioning:
+        """What the UNet gets for a prompt; may be given to a call in the prompt's place."""
+        if clip_skip is not None:
+            arguments.whole("clip_skip", clip_skip, 0, 100)
+        return self.model.text.condition(prompt, negative_prompt, clip_skip)
+
+    def cancel(self) -> None:
+        """Stop the running call after its current operation; it raises Cancelled. Safe from any thread."""
+        self.model.cancel.cancel()
+
+    def __call__(
+        self,
+        prompt: str | Conditioning,
+        *,
+        negative_prompt: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
+        seed: int | None = None,
+        scheduler: str | Mapping[str, Any] | Scheduler | None = None,
+        eta: float | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        clip_skip: int | None = None,
+        num_images_per_prompt: int = 1,
+        latents: F32 | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+    ) -> Output:
+        """A picture. Arguments mean what they mean in diffusers; None takes the model's default.
+
+        `latents`: unit noise `[N, C, height/factor, width/factor]`. Image i has the seed `seed + i`. The callback
+        gets (pipeline, step, timestep, {"latents", "denoised"}) and may return {"latents": ...} to replace them.
+        Raises InvalidArgumentError, NonFiniteError (a layer gave NaN), Cancelled.
+        """
+        self.model.cancel.clear()
+        s = arguments.settle(
+            self.model, width=width, height=height, steps=num_inference_steps, guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale, seed=seed, images=num_images_per_prompt, output_type=output_type,
+            latents=latents, clip_skip=clip_skip,
+        )  # fmt: skip
+        chosen = self.scheduler if scheduler is None else scheduler
+        steps = arguments.settle_scheduler(self.model, chosen, s.steps, eta, timesteps, sigmas)
+        if isinstance(prompt, Conditioning) and (negative_prompt is not None or clip_skip is not None):
+            raise InvalidArgumentError(
+                "negative_prompt and clip_skip belong to encode_prompt when a Conditioning is given"
+            )
+        report = None if callback_on_step_end is None else self._reporter(callback_on_step_end)
+        return generate(self.model, prompt, negative_prompt, s, steps, report)
+
+    def _reporter(self, callback: Callback) -> Callable[[Loop], None]:
+        def report(loop: Loop) -> None:
+            number = loop.index - 1
+            t = float(loop.scheduler.timesteps[number])
+            answer = callback(self, number, t, {"latents": loop.latents, "denoised": loop.denoised})
+            if answer and "latents" in answer:
+                loop.latents = np.asarray(answer["latents"], np.float32)
+
+        return report

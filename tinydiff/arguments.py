@@ -1,0 +1,139 @@
+"""What a call may ask for. Every value is checked here, before any work, and named if it cannot work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff.errors import InvalidArgumentError
+from tinydiff.loading import Model
+from tinydiff.rng import check_seed, fresh_seed
+from tinydiff.schedulers import Scheduler, make
+from tinydiff.suggest import unknown
+
+LARGEST_SIDE = 8192  # pixels
+MOST_STEPS = 1000
+MOST_IMAGES = 64
+OUTPUTS = ("pil", "np", "latent")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A call's arguments, checked and with the model's defaults filled in."""
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    seed: int
+    images: int
+    output_type: str
+    latents: NDArray[np.float32] | None  # unit noise
+    clip_skip: int | None
+
+
+def settle(
+    model: Model,
+    *,
+    width: object,
+    height: object,
+    steps: object,
+    guidance_scale: object,
+    guidance_rescale: object,
+    seed: object,
+    images: object,
+    output_type: object,
+    latents: object,
+    clip_skip: object,
+) -> Settings:
+    """Raises InvalidArgumentError, which names the argument."""
+    d, factor = model.defaults, model.vae.config.factor
+    count = whole("num_images_per_prompt", images, 1, MOST_IMAGES)
+    w = whole("width", d.width if width is None else width, factor, LARGEST_SIDE)
+    h = whole("height", d.height if height is None else height, factor, LARGEST_SIDE)
+    for name, side in (("width", w), ("height", h)):
+        if side % factor:
+            raise InvalidArgumentError(
+                f"{name} {side} is not a multiple of {factor}; try {round(side / factor) * factor}"
+            )
+    if not isinstance(output_type, str) or output_type not in OUTPUTS:
+        raise unknown("output_type", str(output_type), OUTPUTS)
+    shape = (count, model.vae.config.latent_channels, h // factor, w // factor)
+    rescale = number("guidance_rescale", guidance_rescale)
+    if not 0 <= rescale <= 1:
+        raise InvalidArgumentError(f"guidance_rescale must be from 0 to 1, not {rescale:g}")
+    return Settings(
+        width=w,
+        height=h,
+        steps=whole("num_inference_steps", d.steps if steps is None else steps, 1, MOST_STEPS),
+        guidance_scale=number("guidance_scale", d.guidance_scale if guidance_scale is None else guidance_scale),
+        guidance_rescale=rescale,
+        seed=fresh_seed() if seed is None else check_seed(seed),
+        images=count,
+        output_type=output_type,
+        latents=None if latents is None else _latents(latents, shape),
+        clip_skip=None if clip_skip is None else whole("clip_skip", clip_skip, 0, 100),
+    )
+
+
+def settle_scheduler(
+    model: Model,
+    scheduler: object,
+    steps: int,
+    eta: float | None,
+    timesteps: Sequence[float] | None,
+    sigmas: Sequence[float] | None,
+) -> Scheduler:
+    """The scheduler asked for by name, config or object, on the model's betas, with its timesteps set."""
+    base = model.scheduler_config
+    options: dict[str, Any] = {} if eta is None else {"eta": number("eta", eta)}
+    if scheduler is None:
+        made = make(base, **options)
+    elif isinstance(scheduler, Scheduler):
+        made = make(scheduler.config, **options) if options else scheduler
+    elif isinstance(scheduler, (str, Mapping)):
+        made = make(scheduler, base=base, **options)
+    else:
+        raise InvalidArgumentError(f"scheduler must be a name, a config or a Scheduler, not {type(scheduler).__name__}")
+    made.set_timesteps(
+        None if timesteps is not None or sigmas is not None else steps, timesteps=timesteps, sigmas=sigmas
+    )
+    return made
+
+
+def whole(name: str, value: object, low: int, high: int) -> int:
+    """A whole number in [low, high]."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise InvalidArgumentError(f"{name} must be a whole number from {low} to {high}, not {_shown(value)}")
+    return int(value)
+
+
+def number(name: str, value: object) -> float:
+    """A finite number of ordinary size."""
+    good = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not good or not math.isfinite(float(value)) or abs(float(value)) > 1e6:  # type: ignore[arg-type]
+        raise InvalidArgumentError(f"{name} must be a finite number, not {_shown(value)}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _latents(value: object, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise InvalidArgumentError(f"latents must be numbers, not {array.dtype}")
+    if array.shape != shape:
+        raise InvalidArgumentError(f"latents have shape {array.shape}, but this picture needs {shape}")
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InvalidArgumentError("latents hold NaN or infinity")
+    return array
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

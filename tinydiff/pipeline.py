@@ -1,0 +1,92 @@
+"""The whole story: a prompt becomes a picture.
+
+prompt ── tokenizer ── CLIP text encoder ──┐
+                                           ├─ loop: scheduler <-> UNet ── VAE decoder ── image
+seed ───── noise ──────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff import image
+from tinydiff.arguments import Settings
+from tinydiff.conditioning import Conditioning, GuidedUNet
+from tinydiff.denoise import Loop
+from tinydiff.loading import Model
+from tinydiff.rng import batch_generators
+from tinydiff.schedulers import Scheduler
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Output:
+    """`images`: PIL images; for "np" one array (N, H, W, 3) in 0..1; for "latent" the latents."""
+
+    images: list[Image.Image] | F32
+    seed: int
+    timings: dict[str, Any]  # seconds: "text", "steps" (one per step), "decode", "total"
+
+
+def generate(
+    model: Model,
+    prompt: str | Conditioning,
+    negative: str | None,
+    s: Settings,
+    scheduler: Scheduler,
+    report: Callable[[Loop], None] | None = None,
+) -> Output:
+    """Text, loop, decoder. `report` is called after every step; `scheduler` has its timesteps set."""
+    marks = [time.perf_counter()]
+    conditioning = prompt
+    if not isinstance(conditioning, Conditioning):
+        conditioning = model.text.condition(conditioning, negative, s.clip_skip)
+    marks.append(time.perf_counter())
+    loop = start_loop(model, conditioning, s, scheduler)
+    loop.after_step = report
+    latents = loop.run()
+    marks.append(time.perf_counter())
+    images = latents if s.output_type == "latent" else decode(model, latents)
+    marks.append(time.perf_counter())
+    text, _, decoding = np.diff(marks).tolist()
+    timings = {"text": text, "steps": loop.seconds, "decode": decoding, "total": marks[-1] - marks[0]}
+    return Output(image.to_pil(images) if s.output_type == "pil" else images, s.seed, timings)
+
+
+def start_loop(model: Model, conditioning: Conditioning, s: Settings, scheduler: Scheduler) -> Loop:
+    """The denoising loop of a picture, at its first step. img2img and resume move it before they run it."""
+    vae, unet = model.vae.config, model.unet.config
+    shape = (1, vae.latent_channels, s.height // vae.factor, s.width // vae.factor)
+    generators = batch_generators(s.seed, s.images)
+    noise = s.latents if s.latents is not None else np.concatenate([g.normal(shape) for g in generators])
+    sizes = np.array([s.height, s.width, 0, 0, s.height, s.width], np.float32)  # original, crop, target (SDXL)
+    guided = GuidedUNet(
+        model.unet, conditioning, s.guidance_scale, s.guidance_rescale,
+        time_ids=None if unet.text_time is None else sizes,
+        extra_channels=blank_inpainting(model, s) if unet.in_channels > vae.latent_channels else None,
+    )  # fmt: skip
+    return Loop(guided, scheduler, generators, noise * np.float32(scheduler.init_noise_sigma))
+
+
+def decode(model: Model, latents: F32) -> F32:
+    """Latents of the loop -> pixels `[N, H, W, 3]` in 0..1."""
+    vae = model.vae
+    return image.from_decoded(vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor))
+
+
+def blank_inpainting(model: Model, s: Settings) -> F32:
+    """What an inpainting model sees without an image: a mask of ones, then the latents of mid grey."""
+    vae = model.vae
+    grey = vae.encode(np.zeros((1, vae.config.in_channels, s.height, s.width), np.float32))
+    scaled = (grey - np.float32(vae.config.shift_factor)) * np.float32(vae.config.scaling_factor)
+    return np.concatenate([np.ones_like(scaled[:, :1]), scaled], 1)
