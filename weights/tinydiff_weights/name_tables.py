@@ -88,11 +88,7 @@ UNET_RESNET = (
 TRANSFORMER = tuple(Rule(leaf, leaf) for leaf in ("norm", "proj_in", "proj_out"))
 TRANSFORMER_BLOCK = (
     *(Rule(leaf, leaf) for leaf in ("norm1", "norm2", "norm3", "ff.net.0.proj", "ff.net.2")),
-    *(
-        Rule(f"{a}.{leaf}", f"{a}.{leaf}", WEIGHT)
-        for a in ("attn1", "attn2")
-        for leaf in ("to_q", "to_k", "to_v")
-    ),
+    *(Rule(f"{a}.{leaf}", f"{a}.{leaf}", WEIGHT) for a in ("attn1", "attn2") for leaf in ("to_q", "to_k", "to_v")),
     *(Rule(f"{a}.to_out.0", f"{a}.to_out.0") for a in ("attn1", "attn2")),
 )
 VAE_HALF = (Rule("conv_in", "conv_in"), Rule("norm_out", "conv_norm_out"), Rule("conv_out", "conv_out"))
@@ -111,8 +107,6 @@ VAE_ATTENTION = (
     Rule("v", "to_v", view=as_linear),
     Rule("proj_out", "to_out.0", view=as_linear),
 )
-# Diffusers' own names before version 0.17, still found in VAE files on the hub.
-OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 CLIP_FIXED = (
     Rule("embeddings.token_embedding", "embeddings.token_embedding", WEIGHT),

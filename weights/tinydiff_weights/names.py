@@ -17,7 +17,6 @@ from tinydiff_weights.name_tables import (
     CLIP_LAYER,
     CLIP_PROJECTION,
     ITSELF,
-    OLD_VAE_ATTENTION,
     OPEN_CLIP_FIXED,
     OPEN_CLIP_LAYER,
     OPEN_CLIP_PROJECTION,
@@ -30,7 +29,6 @@ from tinydiff_weights.name_tables import (
     VAE_HALF,
     VAE_RESNET,
     Rule,
-    as_linear,
 )
 from tinydiff_weights.safetensors import StoredTensor
 
@@ -78,37 +76,18 @@ def map_vae(tensors: Mapping[str, StoredTensor]) -> Mapped:
             for resample in ("downsample", "upsample"):
                 if resample in _at(node, levels, str(number)):
                     modules += [Module(f"{source}.{resample}.conv", f"{to}.{resample}rs.0.conv", ITSELF)]
-        modules += [
-            Module(f"{half}.mid.block_{j + 1}", f"{half}.mid_block.resnets.{j}", VAE_RESNET) for j in (0, 1)
-        ]
+        modules += [Module(f"{half}.mid.block_{j + 1}", f"{half}.mid_block.resnets.{j}", VAE_RESNET) for j in (0, 1)]
         if "attn_1" in _at(node, "mid"):
             modules += [Module(f"{half}.mid.attn_1", f"{half}.mid_block.attentions.0", VAE_ATTENTION)]
     return _apply(tensors, modules)
 
 
-def map_diffusers_vae(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """A VAE that has diffusers names already: the attention's old names and shapes are brought up."""
-    renamed: dict[str, StoredTensor] = {}
-    for name, tensor in tensors.items():
-        *path, leaf, parameter = ["", "", *name.split(".")]
-        if "attentions" not in path:
-            renamed[name] = tensor
-            continue
-        target = ".".join([*path[2:], OLD_VAE_ATTENTION.get(leaf, leaf), parameter])
-        renamed[target] = as_linear(tensor).renamed(target)
-    return renamed
-
-
 def map_clip(tensors: Mapping[str, StoredTensor], *, projection: bool) -> Mapped:
     """A CLIP text model in transformers' names, with or without the leading `text_model.`."""
-    return _map_text(
-        tensors, CLIP_FIXED, "encoder.layers", CLIP_LAYER, CLIP_PROJECTION if projection else (), None
-    )
+    return _map_text(tensors, CLIP_FIXED, "encoder.layers", CLIP_LAYER, CLIP_PROJECTION if projection else (), None)
 
 
-def map_open_clip(
-    tensors: Mapping[str, StoredTensor], *, projection: bool, drop_last: bool = False
-) -> Mapped:
+def map_open_clip(tensors: Mapping[str, StoredTensor], *, projection: bool, drop_last: bool = False) -> Mapped:
     """A text model in open_clip's names.
 
     `drop_last` leaves out the last layer: Stable Diffusion 2 reads the penultimate hidden state, so diffusers
@@ -117,9 +96,7 @@ def map_open_clip(
     layers = _numbers(_at(_tree(tensors), "transformer", "resblocks"))
     keep = layers[:-1] if drop_last else None
     fixed, leaves = OPEN_CLIP_FIXED, OPEN_CLIP_LAYER
-    return _map_text(
-        tensors, fixed, "transformer.resblocks", leaves, OPEN_CLIP_PROJECTION if projection else (), keep
-    )
+    return _map_text(tensors, fixed, "transformer.resblocks", leaves, OPEN_CLIP_PROJECTION if projection else (), keep)
 
 
 def _map_text(
@@ -134,9 +111,7 @@ def _map_text(
     inside = "text_model" if wrapped else ""
     numbers = _numbers(_at(_tree(tensors), *inside.split("."), *layers.split("."))) if keep is None else keep
     modules = [Module(inside, "text_model", fixed), Module("", "", projection)]
-    modules += [
-        Module(_join(inside, layers, str(n)), f"text_model.encoder.layers.{n}", leaves) for n in numbers
-    ]
+    modules += [Module(_join(inside, layers, str(n)), f"text_model.encoder.layers.{n}", leaves) for n in numbers]
     return _apply(tensors, modules)
 
 
@@ -204,8 +179,7 @@ def _apply(tensors: Mapping[str, StoredTensor], modules: Iterable[Module]) -> Ma
     for module in modules:
         for rule in module.rules:
             pairs = [
-                (_join(module.source, rule.source, p), _join(module.target, rule.target, p))
-                for p in rule.parameters
+                (_join(module.source, rule.source, p), _join(module.target, rule.target, p)) for p in rule.parameters
             ]
             if not rule.required and not any(source in tensors for source, _ in pairs):
                 continue

@@ -43,9 +43,7 @@ def _merges() -> tuple[tuple[str, str], ...]:
         ) from error
     merges = tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2)
     if len(merges) != MERGE_COUNT:
-        raise ModelFileError(
-            MERGES_FILE, f"{len(merges)} merges, not {MERGE_COUNT}", hint="Reinstall tinydiff"
-        )
+        raise ModelFileError(MERGES_FILE, f"{len(merges)} merges, not {MERGE_COUNT}", hint="Reinstall tinydiff")
     return merges
 
 
