@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff.config import CLIPConfig
+from tinydiff.errors import InvalidArgumentError
 from tinydiff.parameters import Parameters
 from tinydiff_kernels.backend import Backend
 from tinydiff_kernels.operations import Activation
@@ -81,6 +82,8 @@ class CLIPTextEncoder:
 
     def forward(self, backend: Backend, ids: NDArray[np.int64], skip: int = 0) -> CLIPOutput:
         """ids `[B, T]`; `skip` layers are left out at the end (0: the last layer's output)."""
+        if not 0 <= skip <= len(self.layers):
+            raise InvalidArgumentError(f"cannot skip {skip} of {len(self.layers)} layers")
         x = backend.embed(ids, self.tokens, self.positions, self.appended)
         hidden = x
         for number, layer in enumerate(self.layers, 1):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydiff.config_keys import check_keys, class_of
-from tinydiff.config_reader import Reader
+from tinydiff.config_reader import DEEPEST, Reader
 from tinydiff.errors import UnsupportedModelError
 
 
@@ -47,7 +47,7 @@ class UNetConfig:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], path: str | Path) -> UNetConfig:
-        check_keys(class_of(raw, "UNet2DConditionModel", path), raw, path)
+        check_keys(class_of(raw, path, "UNet2DConditionModel"), raw, path)
         r = Reader(raw, path)
         channels = r.integers("block_out_channels", (320, 640, 1280, 1280))
         n = len(channels)
@@ -60,7 +60,7 @@ class UNetConfig:
         mid = raw.get("mid_block_type", "UNetMidBlock2DCrossAttn")
         if not (mid is None or isinstance(mid, str)) or mid not in mids:
             raise UnsupportedModelError(f"{str(path)!r}: config key 'mid_block_type' = {mid!r} is not supported")
-        layers = r.integers("layers_per_block", 2, n)
+        layers = r.integers("layers_per_block", 2, n, high=DEEPEST)
         down_depths, mid_depth, up_depths = _depths(r, layers)
         heads = r.integers("attention_head_dim", 8, n)
         groups = r.integer("norm_num_groups", 32)
@@ -86,7 +86,7 @@ class UNetConfig:
             cross_attention_dim=r.integers("cross_attention_dim", 1280, n),
             heads=heads,
             norm_num_groups=groups,
-            norm_eps=r.number("norm_eps", 1e-5),
+            norm_eps=r.number("norm_eps", 1e-5, low=0),
             use_linear_projection=r.flag("use_linear_projection", False),
             flip_sin_to_cos=r.flag("flip_sin_to_cos", True),
             freq_shift=r.number("freq_shift", 0),
@@ -134,8 +134,10 @@ def _depths(r: Reader, layers: tuple[int, ...]) -> tuple[Depths, int, Depths]:
         rows = [[v] * count if isinstance(v, int) else v for v, count in zip(value, counts, strict=True)]
         for row, count in zip(rows, counts, strict=True):
             fits = isinstance(row, (list, tuple)) and len(row) == count
-            if not fits or not all(isinstance(d, int) and not isinstance(d, bool) and 0 < d <= 100 for d in row):
+            if not fits or not all(isinstance(d, int) and not isinstance(d, bool) and 0 < d <= DEEPEST for d in row):
                 raise r.fail(name, f"whole numbers from 1, or a list of {count} of them for a block of {count} layers")
+        if sum(map(sum, rows)) > 10 * DEEPEST:
+            raise r.fail(name, f"{10 * DEEPEST} transformer blocks or fewer in all")
         return tuple(tuple(row) for row in rows)
 
     value = r.raw.get(key, 1)
@@ -173,7 +175,7 @@ class VAEConfig:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], path: str | Path) -> VAEConfig:
-        check_keys(class_of(raw, "AutoencoderKL", path), raw, path)
+        check_keys(class_of(raw, path, "AutoencoderKL"), raw, path)
         r = Reader(raw, path)
         channels = r.integers("block_out_channels", (64,))
         down = r.texts("down_block_types", ("DownEncoderBlock2D",), ("DownEncoderBlock2D",))
@@ -187,7 +189,7 @@ class VAEConfig:
             in_channels=r.integer("in_channels", 3),
             out_channels=r.integer("out_channels", 3),
             block_out_channels=channels,
-            layers_per_block=r.integer("layers_per_block", 1),
+            layers_per_block=r.integer("layers_per_block", 1, high=DEEPEST),
             latent_channels=r.integer("latent_channels", 4),
             norm_num_groups=groups,
             scaling_factor=_scaling(r, 0.18215),
@@ -219,7 +221,7 @@ class TinyVAEConfig:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], path: str | Path) -> TinyVAEConfig:
-        check_keys(class_of(raw, "AutoencoderTiny", path), raw, path)
+        check_keys(class_of(raw, path, "AutoencoderTiny"), raw, path)
         r = Reader(raw, path)
         encoder = r.integers("encoder_block_out_channels", (64,) * 4)
         decoder = r.integers("decoder_block_out_channels", (64,) * 4)
@@ -233,8 +235,8 @@ class TinyVAEConfig:
             out_channels=r.integer("out_channels", 3),
             encoder_channels=encoder,
             decoder_channels=decoder,
-            encoder_blocks=r.integers("num_encoder_blocks", (1, 3, 3, 3), len(encoder)),
-            decoder_blocks=r.integers("num_decoder_blocks", (3, 3, 3, 1), len(decoder)),
+            encoder_blocks=r.integers("num_encoder_blocks", (1, 3, 3, 3), len(encoder), high=DEEPEST),
+            decoder_blocks=r.integers("num_decoder_blocks", (3, 3, 3, 1), len(decoder), high=DEEPEST),
             latent_channels=r.integer("latent_channels", 4),
             scaling_factor=_scaling(r, 1.0),
             shift_factor=_shift(r),
@@ -269,7 +271,7 @@ class CLIPConfig:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], path: str | Path) -> CLIPConfig:
-        name = class_of(raw, "CLIPTextModel", path)
+        name = class_of(raw, path, "CLIPTextModel", "CLIPTextModelWithProjection")
         check_keys(name, raw, path)
         r = Reader(raw, path)
         hidden, heads = r.integer("hidden_size", 512), r.integer("num_attention_heads", 8)
@@ -280,11 +282,11 @@ class CLIPConfig:
             vocab_size=r.integer("vocab_size", 49408),
             hidden_size=hidden,
             intermediate_size=r.integer("intermediate_size", 2048),
-            layers=r.integer("num_hidden_layers", 12),
+            layers=r.integer("num_hidden_layers", 12, high=DEEPEST),
             heads=heads,
             positions=r.integer("max_position_embeddings", 77),
             activation=r.choice("hidden_act", "quick_gelu", ("quick_gelu", "gelu")),
-            eps=r.number("layer_norm_eps", 1e-5),
+            eps=r.number("layer_norm_eps", 1e-5, low=0),
             eos_token_id=r.integer("eos_token_id", 49407, low=0),
             projection_dim=r.integer("projection_dim", 512) if projected else None,
         )

@@ -80,7 +80,7 @@ AUTOENCODER_KL: dict[str, Rule] = {
     "act_fn": ("silu", "swish"),
     "latent_channels": USED,
     "norm_num_groups": USED,
-    "sample_size": USED,
+    "sample_size": IGNORED,  # the UNet's decides the default size
     "scaling_factor": USED,
     "shift_factor": USED,
     "latents_mean": (None,),
@@ -175,9 +175,17 @@ def _neutral(value: Any, allowed: tuple[object, ...]) -> bool:
     return all(any(item == v and isinstance(item, bool) == isinstance(v, bool) for v in allowed) for item in items)
 
 
-def class_of(config: Mapping[str, Any], default: str, path: str | Path) -> str:
-    """The class a config names: diffusers writes `_class_name`, transformers `architectures`."""
-    name = config.get("_class_name") or next(iter(config.get("architectures") or ()), default)
+def class_of(config: Mapping[str, Any], path: str | Path, *expected: str) -> str:
+    """The class a config names, one of `expected`; the first of them where it names none.
+
+    diffusers writes `_class_name`, transformers `architectures`.
+    """
+    listed = config.get("architectures") or [expected[0]]
+    if not isinstance(listed, list):
+        raise ModelFileError(path, f"config key 'architectures' is {listed!r}, not a list of names")
+    name = config.get("_class_name") or listed[0]
     if not isinstance(name, str):
         raise ModelFileError(path, f"the class name in the config is {name!r}, not text")
+    if name not in expected:
+        raise UnsupportedModelError(f"{str(path)!r}: is a network of class {name!r}, not {' or '.join(expected)}")
     return name

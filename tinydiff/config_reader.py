@@ -9,6 +9,7 @@ from typing import Any, cast
 from tinydiff.errors import ModelFileError, UnsupportedModelError
 
 LARGEST = 1 << 20  # no width, depth or count of any model comes near it; a hostile file might
+DEEPEST = 100  # layers in one place of any model
 
 
 class Reader:
@@ -20,19 +21,19 @@ class Reader:
     def fail(self, key: str, wanted: str) -> ModelFileError:
         return ModelFileError(self.path, f"config key {key!r} is {self.raw.get(key)!r}, not {wanted}")
 
-    def integer(self, key: str, default: int | None = None, *, low: int = 1) -> int:
+    def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = LARGEST) -> int:
         value = self.raw.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= LARGEST:
-            raise self.fail(key, f"a whole number from {low}")
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.fail(key, f"a whole number from {low} to {high}")
         return value
 
     def optional_integer(self, key: str) -> int | None:
         return None if self.raw.get(key) is None else self.integer(key)
 
-    def number(self, key: str, default: float) -> float:
+    def number(self, key: str, default: float, *, low: float = -1e30) -> float:
         value = self.raw.get(key, default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e30:
-            raise self.fail(key, "a finite number")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < 1e30:
+            raise self.fail(key, "a finite number" + ("" if low < -1 else f" from {low:g}"))
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -60,12 +61,12 @@ class Reader:
                 )
         return tuple(value)
 
-    def integers(self, key: str, default: Any, count: int | None = None) -> tuple[int, ...]:
+    def integers(self, key: str, default: Any, count: int | None = None, *, high: int = LARGEST) -> tuple[int, ...]:
         """A list of `count` numbers, or one number for all."""
         value = self.raw.get(key, default)
         if isinstance(value, int) and not isinstance(value, bool) and count is not None:
             value = [value] * count
         good = isinstance(value, (list, tuple)) and 0 < len(value) <= 16 and count in (None, len(value))
-        if not good or not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= LARGEST for v in value):
-            raise self.fail(key, "a list of whole numbers" + (f", {count} of them" if count else ""))
+        if not good or not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= high for v in value):
+            raise self.fail(key, f"a list of whole numbers from 1 to {high}" + (f", {count} of them" if count else ""))
         return tuple(value)

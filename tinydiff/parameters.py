@@ -71,7 +71,9 @@ class Parameters:
     def linear(self, name: str, inputs: int, outputs: int, *, bias: bool = True, as_conv: bool = False) -> LinearWeight:
         """y = x W^T + b; `as_conv`: the file holds it as a 1x1 convolution `[out, in, 1, 1]`."""
         shape = (outputs, inputs, 1, 1) if as_conv else (outputs, inputs)
-        weight = self._take(f"{name}.weight", shape).reshaped(outputs, inputs)
+        weight = self._take(f"{name}.weight", shape)
+        if as_conv:
+            weight = weight.reshaped(outputs, inputs)
         b = self._take(f"{name}.bias", (outputs,)) if bias else None
         return self._keep(LinearWeight(self._prefix + name, weight, b))
 

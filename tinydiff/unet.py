@@ -117,6 +117,7 @@ class UNet:
             resize = Downsample(q.scope("downsamplers", 0), width, SAME, border) if i < last else None
             self.down.append((stage, resize))
             skips += [width] * (c.layers_per_block[i] + (i < last))
+        self.skips = len(skips)  # how many down_residuals it takes
 
         self.mid: _Stage | None = None
         if c.mid is not None:
@@ -180,6 +181,8 @@ class UNet:
         `down_residuals` (one per skip, first to last) and `mid_residual` are added to the skips and to the mid
         block's output (ControlNet, arXiv:2302.05543). `deep`: leave out the deep blocks, see `Deep`.
         """
+        if deep is not None and not 1 <= deep.levels < len(self.down):
+            raise InvalidArgumentError(f"deep.levels is {deep.levels}: 1 to {len(self.down) - 1} leave something out")
         time = self.embed_time(backend, timesteps, added, timestep_cond)
         levels = len(self.down) if deep is None or deep.remembered is None else deep.levels
         x = backend.conv(sample, self.conv_in, padding=(self.config.conv_in_kernel // 2,) * 4, border=self.border)
@@ -257,6 +260,8 @@ class UNet:
         if timesteps.shape not in ((), (1,), (shape[0],)):
             raise InvalidArgumentError(f"timestep has shape {timesteps.shape}, not () or ({shape[0]},)")
         if not isinstance(context, Context):
+            if np.ndim(context) != 3:
+                raise InvalidArgumentError(f"context has shape {np.shape(context)}, not (batch, tokens, channels)")
             context = Context(rows_from_tokens(np.asarray(context, np.float32)))
         if (context.hidden.grid.batch, context.hidden.channels) != (shape[0], c.cross_attention_dim[0]):
             raise InvalidArgumentError(
@@ -264,6 +269,8 @@ class UNet:
                 f"not {shape[0]} x {c.cross_attention_dim[0]}"
             )
         residuals = None if down_residuals is None else [rows_from_nchw(r) for r in down_residuals]
+        if residuals is not None and len(residuals) != self.skips:
+            raise InvalidArgumentError(f"{len(residuals)} down_residuals, but this UNet has {self.skips} skips")
         out = self.forward(
             self.backend,
             rows_from_nchw(np.asarray(sample, np.float32)),

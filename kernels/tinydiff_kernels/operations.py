@@ -66,6 +66,14 @@ def _need(condition: bool, op: Operation, message: str) -> None:
         raise ShapeError(f"{op.kind}({names}): {message}")
 
 
+def _check_adapters(op: Operation, weight: LinearWeight | ConvWeight) -> None:
+    kernel = weight.kernel if isinstance(weight, ConvWeight) else ()
+    for a in weight.adapters:
+        rank = a.up.shape[-1]
+        shapes = (rank, weight.inputs, *kernel), (weight.outputs, rank)
+        _need((a.down.shape, a.up.shape) == shapes, op, f"adapter is {a.down.shape}, {a.up.shape}, not {shapes}")
+
+
 def _check_epilogue(op: Operation, table: Rows | None, residual: Rows | None) -> None:
     if table is not None:
         wanted = (Grid(op.grid.batch, 1, 1), op.channels)
@@ -95,6 +103,7 @@ class Linear(Operation):
             self,
             f"{self.x.channels} channels into {self.weight.inputs}",
         )
+        _check_adapters(self, self.weight)
         _check_epilogue(self, self.table, self.residual)
 
     @property
@@ -126,6 +135,7 @@ class Geglu(Operation):
             self,
             f"{self.x.channels} channels into {self.weight.inputs}",
         )
+        _check_adapters(self, self.weight)
         _need(self.weight.outputs % 2 == 0, self, "an odd number of outputs cannot be split")
 
     @property
@@ -161,8 +171,10 @@ class Conv(Operation):
             self,
             f"{self.x.channels} channels into {self.weight.inputs}",
         )
+        _check_adapters(self, self.weight)
         _need(self.stride >= 1 and min(self.padding) >= 0, self, "stride below 1 or negative padding")
-        _need(min(self.grid.height, self.grid.width) >= 0, self, "image smaller than the kernel")
+        _need(min(self.size) >= 1, self, "cannot enlarge to an empty image")
+        _need(min(self.grid.height, self.grid.width) >= 1, self, "image smaller than the kernel")
         wraps = max(self.padding[:2]) <= self.size[0] and max(self.padding[2:]) <= self.size[1]
         _need(self.border == "zero" or wraps, self, "circular border wider than the image")
         _check_epilogue(self, self.table, self.residual)
@@ -274,6 +286,7 @@ class Attention(Operation):
         _need(self.v.channels % self.heads == 0, self, f"{self.heads} heads do not divide the values")
         _need(self.k.grid == self.v.grid, self, "keys and values differ in number")
         _need(self.k.grid.batch == self.q.grid.batch, self, "queries and keys differ in batch")
+        _need(self.k.grid.pixels >= 1, self, "there are no keys")
         if self.causal:
             _need(
                 self.k.grid.pixels == self.q.grid.pixels,
@@ -357,6 +370,10 @@ class TimestepEmbedding(Operation):
     flip_sin_to_cos: bool
     freq_shift: float
 
+    def __post_init__(self) -> None:
+        _need(self.timesteps.ndim == 2, self, "timesteps must be [batch, n]")
+        _need(self.dim >= 1, self, "an embedding needs at least one number")
+
     @property
     def grid(self) -> Grid:
         return Grid(self.timesteps.shape[0], 1, 1)
@@ -379,6 +396,10 @@ class Embed(Operation):
     appended: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
+        _need(self.positions.channels == self.channels, self, "token and position vectors differ in width")
+        if self.appended is not None:
+            fits = self.appended.ndim == 2 and self.appended.shape[1] == self.channels
+            _need(fits, self, f"appended vectors must be [n, {self.channels}]")
         extra = 0 if self.appended is None else self.appended.shape[0]
         _need(self.ids.ndim == 2, self, "ids must be [batch, tokens]")
         _need(

@@ -7,6 +7,7 @@ precision and computes in float32, which shows what a half-precision runtime wou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -126,8 +127,17 @@ class Reference(Backend):
         self._dtype = np.dtype(np.float64 if precision == "float64" else np.float32)
 
     def execute(self, operation: op.Operation) -> Rows:
+        operation = self._converted(operation)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the watchdog names NaN, not NumPy
             y = TABLE[type(operation)](operation)
             if self.precision == "float16":
                 y = y.astype(np.float16)
         return Rows(operation.grid, operation.channels, y.astype(self._dtype, copy=False))
+
+    def _converted(self, operation: op.Operation) -> op.Operation:
+        """Operands from outside (latents, text) arrive in float32; the functions work in the dtype they are given."""
+        if all(x.array.dtype == self._dtype for x in operation.inputs()):
+            return operation
+        rows = {f.name: x for f in fields(operation) if isinstance(x := getattr(operation, f.name), Rows)}
+        wide = {name: Rows(x.grid, x.channels, x.array.astype(self._dtype)) for name, x in rows.items()}
+        return replace(operation, **wide)
