@@ -25,9 +25,7 @@ from tinydiff_weights.errors import ModelFileError
 from tinydiff_weights.safetensors import StoredTensor
 
 # What file systems without hard links (FUSE on a phone's shared storage, exFAT) answer to link().
-_NO_LINKS = frozenset(
-    [errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES]
-)
+_NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES])
 
 
 class _Output(io.RawIOBase):
