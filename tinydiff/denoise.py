@@ -41,6 +41,11 @@ class Loop:
     def steps(self) -> int:
         return len(self.scheduler.timesteps)
 
+    def begin_at(self, index: int) -> None:
+        """Start at step `index` of the schedule; `latents` must hold what that step expects (img2img)."""
+        self.scheduler.set_begin_index(index)
+        self.index = index
+
     def run(self) -> F32:
         """All steps that are left; the final latents."""
         while self.index < self.steps:

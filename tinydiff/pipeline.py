@@ -20,7 +20,7 @@ from tinydiff.arguments import Settings
 from tinydiff.conditioning import Conditioning, GuidedUNet
 from tinydiff.denoise import Loop
 from tinydiff.loading import Model
-from tinydiff.rng import batch_generators
+from tinydiff.rng import batch_generators, image_seed
 from tinydiff.schedulers import Scheduler
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def start_loop(model: Model, conditioning: Conditioning, s: Settings, scheduler:
     vae, unet = model.vae.config, model.unet.config
     shape = (1, vae.latent_channels, s.height // vae.factor, s.width // vae.factor)
     generators = batch_generators(s.seed, s.images)
+    scheduler.set_noise_seeds([image_seed(s.seed, i) for i in range(s.images)])
     noise = s.latents if s.latents is not None else np.concatenate([g.normal(shape) for g in generators])
     sizes = np.array([s.height, s.width, 0, 0, s.height, s.width], np.float32)  # original, crop, target (SDXL)
     guided = GuidedUNet(
