@@ -75,9 +75,7 @@ def to_float32(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "BF16":
         np.left_shift(raw, np.uint32(16), out=out.view(np.uint32), dtype=np.uint32)
     elif dtype in _BYTE_TABLES:
-        np.take(
-            _BYTE_TABLES[dtype], raw, out=out, mode="clip"
-        )  # a byte is never out of range; clip skips a buffer
+        np.take(_BYTE_TABLES[dtype], raw, out=out, mode="clip")  # a byte is never out of range; clip skips a buffer
     elif dtype == "BOOL":
         out[...] = raw != 0
     else:

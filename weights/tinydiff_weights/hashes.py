@@ -62,9 +62,7 @@ def sha256_of(
                 progress(done, before.st_size)
         after = os.fstat(descriptor)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or done != after.st_size:
-        raise ModelFileError(
-            path, "changes while it is hashed", hint="Wait until it is written, then try again"
-        )
+        raise ModelFileError(path, "changes while it is hashed", hint="Wait until it is written, then try again")
     _remember(_file(cache_dir), path, after, digest.hexdigest())
     return digest.hexdigest()
 

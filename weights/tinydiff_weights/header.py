@@ -171,9 +171,7 @@ def _check_shape(name: str, shape: tuple[int, ...], itemsize: int, stored: int, 
         raise HeaderError(f"has rank {len(shape)} (cap {MAX_RANK})", name)
     needed = math.prod(shape) * itemsize
     if needed != stored:
-        raise HeaderError(
-            f"shape {list(shape)} of {dtype} needs {needed} bytes, data_offsets give {stored}", name
-        )
+        raise HeaderError(f"shape {list(shape)} of {dtype} needs {needed} bytes, data_offsets give {stored}", name)
     extent = math.prod(d for d in shape if d) * itemsize
     if extent > MAX_TENSOR_BYTES or any(d > MAX_DIMENSION for d in shape):
         raise HeaderError(f"shape {list(shape)} has a dimension above any model's", name)
@@ -183,9 +181,7 @@ def _check_coverage(entries: list[TensorEntry], data_size: int) -> None:
     position = 0
     for entry in entries:
         if entry.begin != position:
-            what = (
-                "leaves a hole before its data" if entry.begin > position else "overlaps the tensor before it"
-            )
+            what = "leaves a hole before its data" if entry.begin > position else "overlaps the tensor before it"
             raise HeaderError(f"{what} (begins at {entry.begin}, expected {position})", entry.name)
         position = entry.end
     if position > data_size:

@@ -71,9 +71,7 @@ class StoredTensor:
     def sliced(self, start: int, stop: int) -> StoredTensor:
         """Rows start to stop of axis 0."""
         if not self.raw.ndim or not 0 <= start <= stop <= self.raw.shape[0]:
-            raise ModelFileError(
-                self.file, f"has no rows {start} to {stop} in shape {self.shape}", tensor=self.name
-            )
+            raise ModelFileError(self.file, f"has no rows {start} to {stop} in shape {self.shape}", tensor=self.name)
         return replace(self, raw=self.raw[start:stop])
 
     def transposed(self) -> StoredTensor:
@@ -121,9 +119,7 @@ def open_safetensors(path: str | Path) -> SafetensorsFile:
             raise ModelFileError(path, reason, tensor=error.tensor, hint=hint) from None
         mapping = map_file(path, descriptor)
     if mapping.identity.size != size:
-        raise ModelFileError(
-            path, "changes while it is opened", hint="Wait until it is written, then try again"
-        )
+        raise ModelFileError(path, "changes while it is opened", hint="Wait until it is written, then try again")
     tensors = {e.name: _view(mapping, 8 + length, e, str(path)) for e in entries}
     return SafetensorsFile(path, MappingProxyType(tensors), MappingProxyType(metadata), size, mapping)
 

@@ -28,9 +28,7 @@ PICKLE_SUFFIXES = frozenset([".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"])
 
 def foreign_kind(head: bytes) -> tuple[str, str] | None:
     """The format that begins with `head` (16 bytes suffice) and what to do; None if it is none of these."""
-    if (
-        head[8:9] == b"{"
-    ):  # a safetensors file, perhaps damaged, whose header length happens to look like a magic
+    if head[8:9] == b"{":  # a safetensors file, perhaps damaged, whose header length happens to look like a magic
         return None
     for magic, what, hint in _MAGICS:
         if head[: len(magic)].lower() == magic:
