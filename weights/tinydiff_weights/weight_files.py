@@ -105,9 +105,10 @@ def _open_shards(index: Path, root: Path) -> dict[str, StoredTensor]:
     shards = sorted(set(weight_map.values()))
     if not shards or len(shards) > MAX_SHARDS:
         raise ModelFileError(index, f"names {len(shards)} shards (1 to {MAX_SHARDS} can be)")
+    paths = {shard: _shard_path(index, shard, root) for shard in shards}  # all are checked before one is opened
     tensors: dict[str, StoredTensor] = {}
-    for shard in shards:
-        for name, tensor in open_safetensors(_shard_path(index, shard, root)).tensors.items():
+    for shard, path in paths.items():
+        for name, tensor in open_safetensors(path).tensors.items():
             if name in tensors:
                 raise ModelFileError(tensor.file, "is in two shards", tensor=name)
             if weight_map.get(name, shard) != shard:
@@ -121,7 +122,8 @@ def _open_shards(index: Path, root: Path) -> dict[str, StoredTensor]:
 
 def _shard_path(index: Path, shard: str, root: Path) -> Path:
     """The file of a shard. The index is a stranger's: it may name files of the model and nothing else."""
-    if not shard.endswith(".safetensors") or shard != os.path.basename(shard) or "\\" in shard or "\0" in shard:
+    plain = shard == os.path.basename(shard) and "\\" not in shard and shard.isprintable()
+    if not plain or not shard.endswith(".safetensors"):
         raise ModelFileError(index, f"names the shard {shard!r}, which is no safetensors file beside it")
     path = index.parent / shard
     real = Path(os.path.realpath(path))
