@@ -323,9 +323,8 @@ def write_folder(
     for number, (name, config) in enumerate(configs.items()):
         is_text = name.startswith("text_encoder")
         index[name] = ["transformers" if is_text else "diffusers", class_name(config)]
-        _write_json(root / name / "config.json", config)
-        tensors = stored(random_tensors(class_name(config), config, 1000 * seed + number), dtype)
-        _write_weights(root / name, "model" if is_text else "diffusion_pytorch_model", tensors, shards)
+        tensors = random_tensors(class_name(config), config, 1000 * seed + number)
+        write_component(root / name, config, stored(tensors, dtype), shards=shards)
         if is_text:
             tokenizer = name.replace("text_encoder", "tokenizer")
             index[tokenizer] = ["transformers", "CLIPTokenizer"]
@@ -334,6 +333,14 @@ def write_folder(
     _write_json(root / "scheduler" / "scheduler_config.json", scheduler)
     _write_json(root / "model_index.json", index)
     return root
+
+
+def write_component(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor], *, shards: bool = False
+) -> None:
+    """One network: its config.json and its weights, under the names of diffusers or transformers."""
+    _write_json(folder / "config.json", config)
+    _write_weights(folder, "model" if "architectures" in config else "diffusion_pytorch_model", tensors, shards)
 
 
 def write_tokenizer(folder: Path, pad_token: str) -> None:
