@@ -191,7 +191,7 @@ def _vae(claims: Claims, path: Path, family: str, vae: Path | Component | None) 
         return fitted(_given_vae(claims, vae), family)
     prefix = next(p for p in kinds.VAE if claims.under(p))
     inside = claims.under(prefix)
-    component, unmatched = vae_component(inside, path, family=family)
+    component, unmatched = vae_component(inside, path, family=family, prefix=prefix)
     claims.mark(prefix, inside, unmatched)
     return component
 

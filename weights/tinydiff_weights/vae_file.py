@@ -35,7 +35,7 @@ def read_vae_file(path: Path) -> tuple[Component, tuple[str, ...]]:
     for prefix in (*kinds.VAE, ""):
         inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         if any(name.startswith(("encoder.", "decoder.")) for name in inside):
-            component, unmatched = vae_component(inside, path, family=None)
+            component, unmatched = vae_component(inside, path, family=None, prefix=prefix)
             return component, tuple(prefix + name for name in unmatched if kinds.leftover(name) is None)
     half = is_tiny_half(tensors)
     if half is not None:
@@ -48,9 +48,12 @@ def read_vae_file(path: Path) -> tuple[Component, tuple[str, ...]]:
 
 
 def vae_component(
-    tensors: Mapping[str, StoredTensor], path: Path, *, family: str | None
+    tensors: Mapping[str, StoredTensor], path: Path, *, family: str | None, prefix: str = ""
 ) -> tuple[Component, tuple[str, ...]]:
-    """The VAE among `tensors` (names from `encoder.` and `decoder.` on), and what no rule knows."""
+    """The VAE among `tensors` (names from `encoder.` and `decoder.` on), and what no rule knows.
+
+    `prefix` is what the file has before these names, for errors.
+    """
     if any(name.startswith(("encoder.layers.", "decoder.layers.")) for name in tensors):
         known = {n: t for n, t in tensors.items() if n.startswith(("encoder.layers.", "decoder.layers."))}
         return Component("vae", tiny_vae_config(known, path), known, path), tuple(n for n in tensors if n not in known)
@@ -59,7 +62,7 @@ def vae_component(
     else:
         result = map_vae(tensors)
         if result.missing:
-            raise incomplete(path, "VAE", result.missing)
+            raise incomplete(path, "VAE", tuple(prefix + name for name in result.missing))
         mapped, unmatched = result.tensors, result.unmatched
     return Component("vae", vae_config(mapped, path, family=family), mapped, path), unmatched
 
