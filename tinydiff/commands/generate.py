@@ -1,0 +1,255 @@
+"""`tinydiff generate PROMPT`: arguments are checked, the target too, then one pipeline call, then PNG files."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinydiff.commands.console import Console
+from tinydiff.commands.interrupts import Interrupts
+from tinydiff.commands.progress import StepProgress, duration
+from tinydiff.commands.settings import Settings, settle, unknown_variables
+from tinydiff.commands.targets import Targets
+from tinydiff.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from tinydiff.api import Pipeline
+    from tinydiff.pipeline import Output
+    from tinydiff.schedulers import Scheduler
+
+MAX_PROMPT_BYTES = 2**20
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# Arguments of the Python interface as they begin its messages -> the setting that the user knows.
+SETTING_OF = {
+    "width": "size",
+    "height": "size",
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg",
+    "num_images_per_prompt": "batch",
+    "guidance_rescale": "guidance_rescale",
+    "eta": "eta",
+    "memory=": "memory",
+    "weights=": "weights",
+    "unknown scheduler": "sampler",
+    "unknown backend": "backend",
+    "unknown weights": "weights",
+    "unknown prediction_type": "prediction_type",
+}
+
+
+def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:
+    settings = settle(vars(args))
+    console.quiet = bool(settings["quiet"])
+    for complaint in unknown_variables():
+        console.warning(complaint)
+    if settings["sampler"] == "list":
+        console.result(sampler_list())
+        return 0
+    prompt = read_prompt(args.prompt)
+    limit_threads(settings)
+    with _shown_warnings(console), _in_users_words(settings):
+        seed = check(settings, prompt)
+        targets = Targets(args.output, seed, settings["batch"] or 1, force=args.force)
+        interrupts.check()
+        pipe, scheduler = load(settings, console)
+        out = draw(pipe, scheduler, prompt, seed, settings, console, interrupts)
+        save(out, targets, pipe, scheduler, prompt, settings, console, interrupts)
+    seconds = out.timings["steps"]
+    pace = f"{sum(seconds) / max(len(seconds), 1):.2f} s/step"
+    console.note(f"seed {out.seed}, {len(seconds)} steps, {pace}, {duration(out.timings['total'])} in all")
+    return 0
+
+
+def sampler_list() -> str:
+    from tinydiff.schedulers import names
+
+    rows = [(s.name, s.short, s.class_name) for s in names()]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return "\n".join(f"{name:<{widths[0]}}  {short:<{widths[1]}}  {cls}" for name, short, cls in rows)
+
+
+def read_prompt(given: str | None) -> str:
+    """The argument, or standard input where it is `-`."""
+    if given is None:
+        raise InvalidArgumentError('a prompt is missing: tinydiff generate "a red apple"')
+    if given != "-":
+        return given
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    if len(data) > MAX_PROMPT_BYTES:
+        raise InvalidArgumentError("the prompt on standard input is larger than 1 MB")
+    try:
+        return data.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"the prompt on standard input is not UTF-8 (byte {error.start})") from None
+
+
+def limit_threads(settings: Settings) -> None:
+    """NumPy's library reads its number of threads from the environment once, when it is loaded."""
+    if settings["threads"] is not None and 0 < settings["threads"] <= 1024:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(settings["threads"])))
+
+
+def check(settings: Settings, prompt: str) -> int:
+    """What can be judged without the model. The seed, a new one if none is given."""
+    from tinydiff import arguments
+    from tinydiff.loading import BACKENDS, WEIGHTS
+    from tinydiff.rng import check_seed, fresh_seed
+    from tinydiff.suggest import unknown
+    from tinydiff.text import check_prompt
+
+    check_prompt("prompt", prompt)
+    if settings["negative"] is not None:
+        check_prompt("negative prompt", settings["negative"])
+    for name, low, high in (
+        ("steps", 1, arguments.MOST_STEPS),
+        ("batch", 1, arguments.MOST_IMAGES),
+        ("threads", 1, 1024),
+        ("clip_skip", 1, 100),
+    ):
+        if settings[name] is not None:
+            arguments.whole(settings.place(name), settings[name], low, high)
+    for name in ("cfg", "eta", "guidance_rescale"):
+        if settings[name] is not None:
+            arguments.number(settings.place(name), settings[name])
+    for side, value in zip(("width", "height"), settings["size"] or (), strict=False):
+        arguments.whole(f"{settings.place('size')}: {side}", value, 1, arguments.LARGEST_SIDE)
+    for name, known in (("backend", BACKENDS), ("weights", WEIGHTS)):
+        if settings[name] is not None and settings[name] not in known:
+            raise unknown(settings.place(name), settings[name], known)
+    if settings["seed"] is None:
+        return fresh_seed()
+    try:
+        return check_seed(settings["seed"])
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(str(error).replace("seed", settings.place("seed"), 1)) from None
+
+
+def load(settings: Settings, console: Console) -> tuple[Pipeline, Scheduler]:
+    """The model and, on its noise schedule, the scheduler asked for, with its timesteps."""
+    from tinydiff.api import Pipeline
+    from tinydiff.arguments import settle_scheduler
+
+    chosen = {name: settings[name] for name in ("weights", "backend") if settings[name] is not None}
+    pipe = Pipeline.from_pretrained(
+        settings["model"],
+        memory=settings["memory"],
+        threads=settings["threads"],
+        vae=settings["vae"],
+        prediction_type=settings["prediction_type"],
+        **chosen,
+    )
+    for hint in pipe.model.hints:
+        if not console.quiet:
+            console.warning(hint)
+    steps = settings["steps"] or pipe.model.defaults.steps
+    sampler = settings["sampler"] if settings["sampler"] is not None else pipe.scheduler
+    return pipe, settle_scheduler(pipe.model, sampler, steps, settings["eta"], None, None)
+
+
+def draw(
+    pipe: Pipeline,
+    scheduler: Scheduler,
+    prompt: str,
+    seed: int,
+    settings: Settings,
+    console: Console,
+    interrupts: Interrupts,
+) -> Output:
+    """The pipeline call, with progress and a Ctrl-C that waits for one operation."""
+    width, height = settings["size"] or (None, None)
+    progress = StepProgress(console, len(scheduler.timesteps))
+
+    def after_step(_: Any, index: int, timestep: float, kwargs: Mapping[str, Any]) -> None:
+        progress.step(index + 1)
+        if interrupts.count:  # a signal in the instant before the call cleared its cancel token
+            pipe.cancel()
+
+    with interrupts.gently(pipe.cancel):
+        out = pipe(
+            prompt,
+            negative_prompt=settings["negative"],
+            width=width,
+            height=height,
+            num_inference_steps=settings["steps"],
+            guidance_scale=settings["cfg"],
+            guidance_rescale=settings["guidance_rescale"] or 0.0,
+            seed=seed,
+            scheduler=scheduler,
+            clip_skip=_clip_skip(pipe, settings),
+            num_images_per_prompt=settings["batch"] or 1,
+            callback_on_step_end=after_step,
+        )
+    console.clear()
+    return out
+
+
+def _clip_skip(pipe: Pipeline, settings: Settings) -> int | None:
+    """A1111 counts layers from 1, diffusers counts those left out."""
+    given: int | None = settings["clip_skip"]
+    if given is None:
+        return None
+    most = min(e.config.layers - (1 if e.penultimate else 0) for _, e in pipe.model.text.pairs)
+    if given > most:
+        raise InvalidArgumentError(f"{settings.place('clip_skip')} {given} is not possible: this model has 1 to {most}")
+    return given - 1
+
+
+def save(
+    out: Output,
+    targets: Targets,
+    pipe: Pipeline,
+    scheduler: Scheduler,
+    prompt: str,
+    settings: Settings,
+    console: Console,
+    interrupts: Interrupts,
+) -> None:
+    """Write the pictures and print their names. A name that was taken meanwhile is passed over or refused."""
+    from tinydiff.commands.picture_text import describe_run, texts
+    from tinydiff.image import save_png
+
+    record = None if settings["no_metadata"] else describe_run(pipe, scheduler, out, prompt, settings)
+    for index, picture in enumerate(out.images):
+        text = None if record is None else texts(record, index)
+
+        def write(path: Path, force: bool, picture: Any = picture, text: Mapping[str, str] | None = text) -> None:
+            save_png(path, picture, text, force=force)
+
+        with interrupts.finishing():
+            console.result(os.fspath(targets.write(write)))
+            console.flush()
+        interrupts.check()
+
+
+@contextmanager
+def _shown_warnings(console: Console) -> Iterator[None]:
+    """Warnings as single lines on stderr, those of the prompt every time."""
+    from tinydiff.text import PromptWarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        console.warning(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PromptWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _in_users_words(settings: Settings) -> Iterator[None]:
+    """Errors of the Python interface name its arguments; the user wrote flags, variables or a config file."""
+    try:
+        yield
+    except (InvalidArgumentError, NotImplementedError) as error:
+        message = str(error)
+        for start, name in SETTING_OF.items():
+            if message.startswith(start) and settings[name] is not None:
+                place = settings.place(name)
+                raise type(error)(f"{place}: {message}") from error
+        raise

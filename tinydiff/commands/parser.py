@@ -1,0 +1,173 @@
+"""The tree of commands and flags. Values stay texts here: `settings` reads them, so that a bad one is named alike
+wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import Any, NoReturn
+
+from tinydiff._version import __version__
+from tinydiff.errors import InvalidArgumentError, NotYetError
+from tinydiff.suggest import nearest
+
+PLANNED = {
+    "quantize": "pack a model into int8 or int4 weights",
+    "plan": "predict memory and time of a picture",
+    "resume": "go on with an interrupted picture",
+    "bench": "measure speed on this machine",
+    "warmup": "compile the kernels ahead of the first picture",
+}
+SETTINGS_HELP = """\
+A flag wins over an environment variable (--clip-skip: TINYDIFF_CLIP_SKIP), that over the same key in
+$XDG_CONFIG_HOME/tinydiff/config.toml (clip-skip = 2), that over the model's own default.
+Exit codes: 0 done, 1 error, 2 usage, 130 interrupted."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but what is wrong is raised, and abbreviated flags are not guessed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **options)
+
+    def error(self, message: str) -> NoReturn:
+        if "expected one argument" in message:
+            message += " (a value that begins with '-' is given as --flag=VALUE)"
+        raise InvalidArgumentError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+    def flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings]
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments, with `run` the command's function. Raises InvalidArgumentError, SystemExit after --help."""
+    parser, commands = build()
+    if not argv:
+        raise InvalidArgumentError('what shall be done? For a picture: tinydiff generate "a red apple"; see --help')
+    _check_command(argv[0], parser, commands)
+    parsed, extra = parser.parse_known_args(argv)
+    if extra and parsed.command not in PLANNED:
+        raise _unexpected(extra, commands[parsed.command])
+    return parsed
+
+
+def build() -> tuple[Parser, dict[str, Parser]]:
+    parser = Parser(prog="tinydiff", description="Stable Diffusion on a phone's CPU.", epilog=SETTINGS_HELP)
+    parser.add_argument("--version", action="version", version=f"tinydiff {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands: dict[str, Parser] = {}
+    for name, what, arguments in (
+        ("generate", "make a picture from a prompt", _generate),
+        ("info", "say what a model is, without reading its weights", _info),
+        ("doctor", "say what this machine is and how tinydiff uses it", _doctor),
+        ("pull", "download a model from the Hugging Face hub into the local cache", _pull),
+    ):
+        commands[name] = subparsers.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+        commands[name].set_defaults(run=_lazily(name))
+        arguments(commands[name])
+    for name, what in PLANNED.items():
+        planned = f"{what} (not yet in this version)"
+        commands[name] = subparsers.add_parser(name, help=planned, description=f"{planned[0].upper()}{planned[1:]}.")
+        commands[name].set_defaults(run=_not_yet)
+        commands[name].add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
+    return parser, commands
+
+
+def _lazily(name: str) -> Any:
+    def run(parsed: argparse.Namespace, *rest: Any) -> int:
+        module = importlib.import_module(f"tinydiff.commands.{name}")
+        code: int = module.run(parsed, *rest)
+        return code
+
+    return run
+
+
+def _not_yet(parsed: argparse.Namespace, *rest: Any) -> int:
+    what = PLANNED[parsed.command]
+    raise NotYetError(f"tinydiff {parsed.command} is not yet in this version ({__version__}); it will {what}")
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+
+def _generate(p: Parser) -> None:
+    p.epilog = SETTINGS_HELP
+    p.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw; - reads it from standard input")
+    for flag, value, what in (
+        ("-o", "FILE", "the PNG to write (default: SEED-1.png, SEED-2.png ... in this folder, the first free one)"),
+        (
+            "--model",
+            "PATH",
+            "diffusers folder, .safetensors file or id in the hub's cache (default: embedded model)",
+        ),
+        ("--vae", "PATH", "an autoencoder to use instead of the model's: folder or file, also TAESD"),
+        ("--negative", "TEXT", "what not to draw"),
+        ("--steps", "N", "denoising steps"),
+        ("--cfg", "S", "guidance scale; 1 switches guidance off and halves the work"),
+        ("--size", "WxH", "width and height in pixels"),
+        ("--seed", "N", "0 to 2^64 - 1 (default: a new one each time); image i of a batch has seed + i"),
+        ("--sampler", "NAME", 'such as "Euler a" or EulerAncestralDiscreteScheduler; "list" shows all'),
+        ("--batch", "N", "how many pictures"),
+        ("--clip-skip", "N", "text layer counted from the end, as AUTOMATIC1111 counts: 1 is the last"),
+        ("--prediction-type", "TYPE", "epsilon, v_prediction or sample, where the model's own word is wrong"),
+        ("--eta", "X", "noise added back by DDIM and its like, 0 to 1"),
+        ("--guidance-rescale", "X", "0 to 1; tames the contrast of guided v-prediction and zero-SNR models"),
+        ("--weights", "W", "auto, float32 or float16 (int8 and int4: not yet)"),
+        ("--memory", "SIZE", "memory to stay within (not yet)"),
+        ("--backend", "B", "auto, numba or reference"),
+        ("--threads", "N", "CPU threads"),
+    ):
+        p.add_argument(flag, dest="output" if flag == "-o" else None, metavar=value, help=what)
+    p.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    p.add_argument("--no-metadata", action="store_true", help="leave prompt and settings out of the PNG")
+    p.add_argument("--quiet", action="store_true", help="no progress, hints or summary; warnings and errors only")
+
+
+def _info(p: Parser) -> None:
+    p.add_argument("path", nargs="?", metavar="PATH", help="as generate's --model (default: the model it would use)")
+    _json(p)
+    p.add_argument("--hash", action="store_true", help="compute the SHA-256 of the weights if it is not known yet")
+
+
+def _doctor(p: Parser) -> None:
+    _json(p)
+
+
+def _pull(p: Parser) -> None:
+    p.add_argument("name", metavar="HUB_ID", help="org/name, or org/name/file.safetensors")
+    p.add_argument("--revision", metavar="R", help="branch, tag or commit (default: main)")
+    p.add_argument("--variant", metavar="V", help="weights to prefer where there are several, such as fp16")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _json(p: Parser) -> None:
+    p.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+
+
+def _check_command(word: str, parser: Parser, commands: dict[str, Parser]) -> None:
+    if word in commands:
+        return
+    if word.startswith("-"):
+        if word not in parser.flags():
+            raise _unexpected([word], parser)
+        return
+    like = nearest(word, commands)
+    if like is None and (" " in word.strip() or not word.isascii()):
+        raise InvalidArgumentError("a prompt goes after a command: tinydiff generate PROMPT")
+    hint = f"did you mean {like!r}?" if like else f"known are {', '.join(commands)}"
+    raise InvalidArgumentError(f"unknown command {word[:60]!r}: {hint}")
+
+
+def _unexpected(extra: list[str], parser: Parser) -> InvalidArgumentError:
+    flags = [word.split("=")[0] for word in extra if word.startswith("-")]
+    if not flags:
+        return InvalidArgumentError(f"unexpected argument {extra[0][:60]!r}; a prompt of several words needs quotes")
+    like = nearest(flags[0], parser.flags())
+    hint = f"did you mean {like}?" if like else f"see {parser.prog} --help"
+    return InvalidArgumentError(f"unknown flag {flags[0][:60]!r}: {hint}")
