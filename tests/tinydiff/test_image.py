@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -241,7 +243,7 @@ SEEDS_OF_FUZZ = [GOOD, _encoded(Image.fromarray(_pixels()), "JPEG"), _encoded(Im
 
 
 @given(st.sampled_from(SEEDS_OF_FUZZ), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_flipped_bytes_end_in_our_error_or_pixels(
     tmp_path: Path, content: bytes, changes: list[tuple[int, int]]
 ) -> None:
@@ -256,3 +258,13 @@ def test_flipped_bytes_end_in_our_error_or_pixels(
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
+
+
+def test_heavy_libraries_are_imported_when_used() -> None:
+    script = (
+        "import sys, tinydiff.image, tinydiff.metadata, tinydiff.rng, tinydiff.tokenizer\n"
+        "print([name for name in ('PIL', 'tokenizers', 'numba', 'torch', 'huggingface_hub') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"
