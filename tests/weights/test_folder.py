@@ -15,6 +15,7 @@ import pytest
 from tinydiff_weights.errors import ModelFileError, UnsupportedModelError
 from tinydiff_weights.folder import open_folder, open_vae_folder
 from tinydiff_weights.open import open_model, open_vae
+from tinydiff_weights.source import Component
 from tinydiff_weights.weight_files import weight_candidates
 from tinydiff_weights.write import save_safetensors
 
@@ -137,6 +138,12 @@ def test_defaults_of_tinydiff_json(folder: Path) -> None:
     defaults = {"num_inference_steps": 20, "guidance_scale": 4.5, "width": 128, "height": 128, "prompt_examples": ["x"]}
     put(folder / "tinydiff.json", defaults)
     assert open_folder(folder).defaults == defaults
+
+
+def test_a_latent_consistency_pipeline_has_defaults_of_its_own(folder: Path) -> None:
+    assert open_folder(folder).defaults == {}
+    edit(folder / "model_index.json", _class_name="LatentConsistencyModelPipeline")
+    assert open_folder(folder).defaults == {"num_inference_steps": 4, "guidance_scale": 8.5}
 
 
 # ------------------------------------------------------------------------------------------------ which file wins
@@ -597,6 +604,18 @@ def test_vae_replaces_its_own_even_a_missing_or_strange_one(folder: Path, tmp_pa
         assert component.tensors["decoder.mid_block.attentions.0.to_q.weight"].float32()[0, 0] == 7
     edit(folder / "model_index.json", vae=["diffusers", "ConsistencyDecoderVAE"])
     assert open_model(folder, vae=vae).components["vae"].config["scaling_factor"] == 0.5
+
+
+def test_a_vae_without_scaling_factor_takes_that_of_the_one_it_replaces(folder: Path, tmp_path: Path) -> None:
+    """A file has no config and so cannot tell it; its place in the model does."""
+    config = {"_class_name": "AutoencoderKL"}
+    vae = Component("vae", config, {}, tmp_path / "vae.safetensors")
+    edit(folder / "vae/config.json", scaling_factor=0.7)
+    assert open_folder(folder, vae=vae).components["vae"].config["scaling_factor"] == 0.7
+    edit(folder / "vae/config.json", scaling_factor="REMOVE")
+    assert open_folder(folder, vae=vae).components["vae"].config["scaling_factor"] == 0.18215
+    shutil.rmtree(folder / "vae")
+    assert open_folder(folder, vae=vae).components["vae"].config["scaling_factor"] == 0.18215
 
 
 def test_vae_folder_kinds(folder: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tinydiff_weights.jsonfile import read_json
 from tinydiff_weights.rename_old import hub_clip_names, modern_vae_names
 from tinydiff_weights.source import Component, ModelSource, TokenizerSource
 from tinydiff_weights.tokenizer_files import open_tokenizer
+from tinydiff_weights.vae_file import fitted
 from tinydiff_weights.weight_files import open_weights
 
 PIPELINES = (
@@ -62,7 +63,8 @@ def open_folder(path: str | Path, *, vae: Component | None = None) -> ModelSourc
     unet = open_component(root, "unet", index)
     family, why = _family(unet, index)
     encoders = ("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)
-    components = {"unet": unet, "vae": vae or open_component(root, "vae", index)}
+    own_vae = open_component(root, "vae", index) if vae is None else _replacement(vae, root, family)
+    components = {"unet": unet, "vae": own_vae}
     position_ids = 0
     for name in encoders:
         component = open_component(root, name, index)
@@ -79,7 +81,7 @@ def open_folder(path: str | Path, *, vae: Component | None = None) -> ModelSourc
         scheduler=_scheduler(root, index),
         tokenizers={e.replace("text_encoder", "tokenizer"): _tokenizer(root, e, family) for e in encoders},
         index=index,
-        defaults=_defaults(root / "tinydiff.json"),
+        defaults=_defaults(root / "tinydiff.json", pipeline),
         leftovers={"position_ids": position_ids} if position_ids else {},
     )
 
@@ -107,6 +109,16 @@ def open_vae_folder(path: str | Path) -> Component:
     named = read_json(root / "config.json").get("_class_name", "AutoencoderKL")
     _check_class("vae", named, root / "config.json")
     return _component(root, root, "vae", str(named))
+
+
+def _replacement(vae: Component, root: Path, family: str) -> Component:
+    """A VAE from elsewhere; one without a scaling factor (a file cannot tell it) takes that of the VAE it replaces."""
+    own = root / "vae" / "config.json"
+    if vae.config["_class_name"] == "AutoencoderKL" and "scaling_factor" not in vae.config and own.is_file():
+        factor = read_json(own).get("scaling_factor")
+        if factor is not None:
+            return Component(vae.name, {**vae.config, "scaling_factor": factor}, vae.tensors, vae.path)
+    return fitted(vae, family)
 
 
 def _component(folder: Path, root: Path, name: str, named: str) -> Component:
@@ -191,9 +203,10 @@ def _tokenizer(root: Path, encoder: str, family: str) -> TokenizerSource:
     return open_tokenizer(root / encoder.replace("text_encoder", "tokenizer"), pad)
 
 
-def _defaults(path: Path) -> dict[str, Any]:
+def _defaults(path: Path, pipeline: str) -> dict[str, Any]:
+    """The model's own (tinydiff.json); those of diffusers' pipeline where it has its own; else none."""
     if not path.is_file():
-        return {}
+        return {"num_inference_steps": 4, "guidance_scale": 8.5} if "LatentConsistency" in pipeline else {}
     table = read_json(path)
     for key in (*_WHOLE_DEFAULTS, "guidance_scale"):
         value = table.get(key, 1)

@@ -143,7 +143,7 @@ def _entry(name: str, row: object) -> TensorEntry:
         raise HeaderError("a tensor has an empty name")
     if len(name) > MAX_NAME_CHARS:
         raise HeaderError(f"a tensor's name is {len(name)} characters long (cap {MAX_NAME_CHARS})", name[:40])
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         raise HeaderError("the name holds a control character or half a surrogate pair", name)
     if not isinstance(row, dict) or row.keys() != {"dtype", "shape", "data_offsets"}:
         keys = sorted(row) if isinstance(row, dict) else type(row).__name__
@@ -191,7 +191,11 @@ def _check_coverage(entries: list[TensorEntry], data_size: int) -> None:
 
 
 def _encodable(text: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
 
 
 def _show(value: object) -> str:

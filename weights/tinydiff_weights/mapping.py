@@ -76,7 +76,7 @@ def _file_errors(path: Path) -> Iterator[None]:
         raise ModelFileError(path, "no such file") from None
     except PermissionError:
         raise ModelFileError(path, "permission denied") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, ValueError, OverflowError) as error:  # a NUL in the name; a file too large for 32 bits
         hint = None
         if isinstance(error, OSError) and error.errno == errno.ENODEV:
             hint = "This file system cannot map files; copy the model to internal storage"
