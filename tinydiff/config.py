@@ -59,7 +59,7 @@ class UNetConfig:
         mids = {"UNetMidBlock2DCrossAttn": "cross", "UNetMidBlock2D": "plain", None: None}
         mid = raw.get("mid_block_type", "UNetMidBlock2DCrossAttn")
         if not (mid is None or isinstance(mid, str)) or mid not in mids:
-            raise UnsupportedModelError(f"{str(path)!r}: config key 'mid_block_type' = {mid!r} is not supported")
+            raise UnsupportedModelError(f"{str(path)!r}: config key 'mid_block_type' = {mid!r:.80} is not supported")
         layers = r.integers("layers_per_block", 2, n, high=DEEPEST)
         down_depths, mid_depth, up_depths = _depths(r, layers)
         heads = r.integers("attention_head_dim", 8, n)
@@ -110,7 +110,9 @@ def _text_time(r: Reader) -> tuple[int, int] | None:
     if kind is None:
         return None
     if kind != "text_time":
-        raise UnsupportedModelError(f"{str(r.path)!r}: config key 'addition_embed_type' = {kind!r} is not supported")
+        raise UnsupportedModelError(
+            f"{str(r.path)!r}: config key 'addition_embed_type' = {kind!r:.80} is not supported"
+        )
     return r.integer("addition_time_embed_dim"), r.integer("projection_class_embeddings_input_dim")
 
 

@@ -157,13 +157,13 @@ def check_keys(class_name: str, config: Mapping[str, Any], path: str | Path) -> 
         rule = rules.get(key)
         if rule is None and value is not None and value is not False:
             raise UnsupportedModelError(
-                f"{str(path)!r}: config key {key!r} = {value!r} of {class_name} is unknown to tinydiff; it may change "
-                "the network, so it is not ignored. Remove the key if it has no effect"
+                f"{str(path)!r}: config key {key!r:.80} = {value!r:.80} of {class_name} is unknown to tinydiff; it may "
+                "change the network, so it is not ignored. Remove the key if it has no effect"
             )
         if isinstance(rule, tuple) and not _neutral(value, rule):
             allowed = " or ".join(repr(v) for v in rule)
             raise UnsupportedModelError(
-                f"{str(path)!r}: config key {key!r} = {value!r} of {class_name} is not supported, only {allowed}"
+                f"{str(path)!r}: config key {key!r} = {value!r:.80} of {class_name} is not supported, only {allowed}"
             )
 
 
@@ -182,10 +182,10 @@ def class_of(config: Mapping[str, Any], path: str | Path, *expected: str) -> str
     """
     listed = config.get("architectures") or [expected[0]]
     if not isinstance(listed, list):
-        raise ModelFileError(path, f"config key 'architectures' is {listed!r}, not a list of names")
+        raise ModelFileError(path, f"config key 'architectures' is {listed!r:.80}, not a list of names")
     name = config.get("_class_name") or listed[0]
     if not isinstance(name, str):
-        raise ModelFileError(path, f"the class name in the config is {name!r}, not text")
+        raise ModelFileError(path, f"the class name in the config is {name!r:.80}, not text")
     if name not in expected:
-        raise UnsupportedModelError(f"{str(path)!r}: is a network of class {name!r}, not {' or '.join(expected)}")
+        raise UnsupportedModelError(f"{str(path)!r}: is a network of class {name!r:.80}, not {' or '.join(expected)}")
     return name

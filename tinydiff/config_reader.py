@@ -19,7 +19,7 @@ class Reader:
         self.raw, self.path = raw, path
 
     def fail(self, key: str, wanted: str) -> ModelFileError:
-        return ModelFileError(self.path, f"config key {key!r} is {self.raw.get(key)!r}, not {wanted}")
+        return ModelFileError(self.path, f"config key {key!r} is {self.raw.get(key)!r:.80}, not {wanted}")
 
     def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = LARGEST) -> int:
         value = self.raw.get(key, default)
@@ -46,7 +46,7 @@ class Reader:
         value = self.raw.get(key, default)
         if value not in allowed:
             raise UnsupportedModelError(
-                f"{str(self.path)!r}: config key {key!r} = {value!r} is not supported, only {', '.join(allowed)}"
+                f"{str(self.path)!r}: config key {key!r} = {value!r:.80} is not supported, only {', '.join(allowed)}"
             )
         return cast("str", value)
 
@@ -57,7 +57,8 @@ class Reader:
         for item in value:
             if item not in allowed:
                 raise UnsupportedModelError(
-                    f"{str(self.path)!r}: {item!r} in config key {key!r} is not supported, only {', '.join(allowed)}"
+                    f"{str(self.path)!r}: {item!r:.80} in config key {key!r} is not supported, "
+                    f"only {', '.join(allowed)}"
                 )
         return tuple(value)
 
