@@ -68,7 +68,10 @@ class Pipeline:
         return self.model.text.condition(prompt, negative_prompt, clip_skip)
 
     def cancel(self) -> None:
-        """Stop the running call after its current operation; it raises Cancelled. Safe from any thread."""
+        """Stop the running call after its current operation; it raises Cancelled. Safe from any thread.
+
+        Without effect when no call is running.
+        """
         self.model.cancel.cancel()
 
     def __call__(
@@ -111,7 +114,10 @@ class Pipeline:
                 "negative_prompt and clip_skip belong to encode_prompt when a Conditioning is given"
             )
         report = None if callback_on_step_end is None else self._reporter(callback_on_step_end)
-        return generate(self.model, prompt, negative_prompt, s, steps, report)
+        try:
+            return generate(self.model, prompt, negative_prompt, s, steps, report)
+        finally:
+            self.model.cancel.clear()
 
     def _reporter(self, callback: Callback) -> Callable[[Loop], None]:
         def report(loop: Loop) -> None:

@@ -96,9 +96,11 @@ def settle_scheduler(
     if scheduler is None:
         made = make(base, **options)
     elif isinstance(scheduler, Scheduler):
-        made = make(scheduler.config, **options) if options else scheduler
-    elif isinstance(scheduler, (str, Mapping)):
+        made = make({**scheduler.config, "_class_name": scheduler.class_name}, **options) if options else scheduler
+    elif isinstance(scheduler, str):
         made = make(scheduler, base=base, **options)
+    elif isinstance(scheduler, Mapping):
+        made = make(scheduler, **options)
     else:
         raise InvalidArgumentError(f"scheduler must be a name, a config or a Scheduler, not {type(scheduler).__name__}")
     made.set_timesteps(

@@ -17,6 +17,7 @@ from tinydiff.config import CLIPConfig, TinyVAEConfig, UNetConfig, VAEConfig
 from tinydiff.errors import ModelFileError, NotYetError, UnsupportedModelError
 from tinydiff.observers import CancelToken, Watchdog
 from tinydiff.parameters import NamedTensor, Parameters
+from tinydiff.schedulers import sd_pipeline_config
 from tinydiff.suggest import unknown
 from tinydiff.taesd import TinyVAE
 from tinydiff.text import TextStack
@@ -153,6 +154,10 @@ def _settle_prediction(
 ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The scheduler config with a prediction_type: the caller's, the model's, or found by a trial forward."""
     config = dict(source.scheduler)
+    if source.pipeline_class.startswith("StableDiffusion") and not source.pipeline_class.startswith(
+        "StableDiffusionXL"
+    ):
+        config = sd_pipeline_config(config)
     if wanted is not None:
         kinds = ("epsilon", "v_prediction", "sample")
         if wanted not in kinds:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import CHECKPOINTS, components, configs, single_file, write
+from miniatures import VAES, declared_shapes
 
-from tests.miniatures import VAES, declared_shapes
-from tests.weights.checkpoints import CHECKPOINTS, components, configs, single_file, write
 from tinydiff_weights.detect import UNetLayout, recognise, unet_config, unet_layout
 from tinydiff_weights.detect_vae import from_tiny_half, is_tiny_half, tiny_vae_config, vae_config
 from tinydiff_weights.errors import ModelFileError, UnsupportedModelError

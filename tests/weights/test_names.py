@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import CHECKPOINTS, components, open_clip_names, single_file, write
 
-from tests.weights.checkpoints import CHECKPOINTS, components, open_clip_names, single_file, write
 from tinydiff_weights import name_tables
 from tinydiff_weights.errors import ModelFileError
 from tinydiff_weights.names import map_clip, map_open_clip, map_unet, map_vae

@@ -112,7 +112,7 @@ def healthy(draw: st.DrawFn) -> tuple[dict[str, Any], bytes]:
     return table, draw(st.binary(min_size=position, max_size=position))
 
 
-@settings(COMMON, max_examples=400)
+@settings(COMMON, max_examples=250)
 @given(file=healthy(), pad=st.integers(0, 9), metadata=st.none() | st.dictionaries(st.text(), st.text(), max_size=3))
 def test_healthy_files_are_accepted(path: Path, file: tuple[dict[str, Any], bytes], pad: int, metadata: Any) -> None:
     table, data = file
@@ -139,7 +139,7 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@settings(COMMON, max_examples=400)
+@settings(COMMON, max_examples=250)
 @given(
     table=st.dictionaries(st.text(max_size=6) | st.just("__metadata__"), ROW | JSON, max_size=4),
     data=st.binary(max_size=64),
@@ -148,7 +148,7 @@ def test_wild_headers(path: Path, table: dict[str, Any], data: bytes) -> None:
     accepted(path, built(table, data))
 
 
-@settings(COMMON, max_examples=400)
+@settings(COMMON, max_examples=250)
 @given(
     file=healthy(),
     change=st.sampled_from(["dtype", "shape", "data_offsets"]),
@@ -162,7 +162,7 @@ def test_one_field_changed(path: Path, file: tuple[dict[str, Any], bytes], chang
     accepted(path, built(table, data))
 
 
-@settings(COMMON, max_examples=400)
+@settings(COMMON, max_examples=250)
 @given(
     file=healthy(),
     edits=st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=4), st.integers(0, 4)), min_size=1, max_size=5),
@@ -177,7 +177,7 @@ def test_bytes_replaced_anywhere(
     accepted(path, content)
 
 
-@settings(COMMON, max_examples=400)
+@settings(COMMON, max_examples=250)
 @given(text=st.binary(max_size=200), data=st.binary(max_size=20))
 def test_bytes_that_are_no_header(path: Path, text: bytes, data: bytes) -> None:
     accepted(path, len(text).to_bytes(8, "little") + text + data)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import CHECKPOINTS, Arrays, components, single_file, write
+from miniatures import VAES, declared_shapes
 
-from tests.miniatures import VAES, declared_shapes
-from tests.weights.checkpoints import CHECKPOINTS, Arrays, components, single_file, write
 from tinydiff_weights.errors import ModelFileError, TinyDiffError, UnsupportedModelError
 from tinydiff_weights.safetensors import StoredTensor
 from tinydiff_weights.singlefile import open_single_file, open_vae_file

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from miniatures import TEXT_ENCODERS, UNETS, VAES, declared_shapes
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-
-from tests.miniatures import TEXT_ENCODERS, UNETS, VAES, declared_shapes
 
 Json = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -36,8 +35,6 @@ class Checkpoint:
     unet: Json
     text: str = "clip"  # naming of the first text encoder: "clip" or "open_clip"
     stride: int | None = None  # blocks per stage where the numbering has gaps (pruned UNets in SD 1's numbers)
-    text_layers: int = 3
-    extra: Json = field(default_factory=dict)
 
 
 _WIDTHS = {"block_out_channels": [32, 32, 64, 64], "norm_num_groups": 32}
@@ -107,10 +104,8 @@ _VAE = {**VAES["kl_sdxl"], "block_out_channels": [32, 32, 64, 64], "norm_num_gro
 def configs(kind: str) -> dict[str, Json]:
     """The configs a miniature is built from, by component."""
     checkpoint = CHECKPOINTS[kind]
-    first = {**TEXT_ENCODERS["clip_l"], "num_hidden_layers": checkpoint.text_layers}
-    xl = checkpoint.family == "sdxl"
-    found = {"unet": checkpoint.unet, "vae": _VAE, "text_encoder": first}
-    return found | ({"text_encoder_2": TEXT_ENCODERS["open_clip_g"]} if xl else {})
+    found = {"unet": checkpoint.unet, "vae": _VAE, "text_encoder": TEXT_ENCODERS["clip_l"]}
+    return found | ({"text_encoder_2": TEXT_ENCODERS["open_clip_g"]} if checkpoint.family == "sdxl" else {})
 
 
 def class_of(config: Mapping[str, Any]) -> str:
@@ -154,8 +149,8 @@ def text_names(arrays: Arrays, checkpoint: Checkpoint, part: str) -> Arrays:
         prefix = "conditioner.embedders.1.model." if xl else "cond_stage_model.model."
         named = open_clip_names(arrays)
         if not xl:
-            last = f"transformer.resblocks.{checkpoint.text_layers - 1}."
-            more = f"transformer.resblocks.{checkpoint.text_layers}."
+            layers = 1 + max(int(n.split(".")[2]) for n in named if n.startswith("transformer.resblocks."))
+            last, more = f"transformer.resblocks.{layers - 1}.", f"transformer.resblocks.{layers}."
             named |= {n.replace(last, more): a + 1 for n, a in named.items() if n.startswith(last)}
             named["text_projection"] = np.ones((CONTEXT, CONTEXT), np.float16)
             named["logit_scale"] = np.array(4.6, np.float16)
