@@ -1,0 +1,277 @@
+"""Every scheduler against diffusers: each class x each option that diffusers runs, at 1, 2, 3, 7 and 20 steps.
+
+diffusers runs a loop on a smooth made-up network; the network's outputs and the noise that it drew are recorded and
+fed to ours. Where diffusers raises, or ends in numbers that are not finite, ours must raise its own error.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import itertools
+import random
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from tinydiff import schedulers
+from tinydiff.errors import TinyDiffError
+from tinydiff.schedulers import OPTIONS
+from tinydiff.schedulers.beta_quantile import beta_quantile, incomplete_beta
+from tinydiff.schedulers.dpm_singlestep import order_list
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers' deprecations and NumPy's divisions there
+
+STEPS = (1, 2, 3, 7, 20)
+SHAPE = (2, 4, 3, 5)
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+COMBINATIONS = 24  # random ones per class, beside each value on its own
+COUNTS: Counter[str] = Counter()
+
+VALUES: dict[str, tuple[Any, ...]] = {
+    "num_train_timesteps": (1000, 500),
+    "beta_start": (0.0005,),
+    "beta_end": (0.015,),
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp", "nonsense"),
+    "trained_betas": ([0.0002 + 0.00001 * i for i in range(1000)],),
+    "prediction_type": ("epsilon", "v_prediction", "sample", "nonsense"),
+    "timestep_spacing": ("linspace", "leading", "trailing", "nonsense"),
+    "steps_offset": (0, 1),
+    "clip_sample": (True, False),
+    "clip_sample_range": (1.0, 2.5),
+    "thresholding": (True, False),
+    "dynamic_thresholding_ratio": (0.9,),
+    "sample_max_value": (1.5,),
+    "set_alpha_to_one": (True, False),
+    "rescale_betas_zero_snr": (True, False),
+    "variance_type": (),  # set per class below
+    "skip_prk_steps": (True, False),
+    "use_karras_sigmas": (True, False),
+    "use_exponential_sigmas": (True, False),
+    "use_beta_sigmas": (True, False),
+    "use_lu_lambdas": (True, False),
+    "interpolation_type": ("linear", "log_linear", "nonsense"),
+    "sigma_min": (0.05,),
+    "sigma_max": (10.0,),
+    "timestep_type": ("discrete", "continuous"),
+    "final_sigmas_type": ("zero", "sigma_min", "nonsense"),
+    "solver_order": (1, 2, 3),
+    "algorithm_type": ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis", "nonsense"),
+    "solver_type": ("midpoint", "heun", "logrho", "bh1", "bh2", "nonsense"),
+    "lower_order_final": (True, False),
+    "euler_at_final": (True, False),
+    "lambda_min_clipped": (-5.1, -3.0),
+    "predict_x0": (True, False),
+    "disable_corrector": ([], [0, 1]),
+    "original_inference_steps": (50, 25),
+    "timestep_scaling": (10.0, 3.0),
+    "noise_sampler_seed": (None, 3),
+    "sigma_data": (0.5, 1.0),
+    "sigma_schedule": ("karras", "exponential"),
+    "rho": (7.0, 3.0),
+}
+PER_CLASS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "DDPMScheduler": {"variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")},
+    "DPMSolverMultistepScheduler": {"variance_type": (None,)},
+    "DPMSolverSinglestepScheduler": {"variance_type": (None,)},
+    "EDMEulerScheduler": {"sigma_min": (0.002, 0.01), "sigma_max": (80.0, 40.0)},
+    "EDMDPMSolverMultistepScheduler": {"sigma_min": (0.002, 0.01), "sigma_max": (80.0, 40.0)},
+}
+# options that diffusers fails without, so that the option under test is what runs
+TOGETHER = {
+    ("algorithm_type", "dpmsolver"): {"final_sigmas_type": "sigma_min"},
+    ("algorithm_type", "sde-dpmsolver"): {"final_sigmas_type": "sigma_min"},
+    ("rescale_betas_zero_snr", True): {"prediction_type": "v_prediction"},
+    ("timestep_type", "continuous"): {"prediction_type": "v_prediction"},
+    ("sigma_min", 0.05): {"use_karras_sigmas": True},
+    ("sigma_max", 10.0): {"use_exponential_sigmas": True},
+    ("solver_type", "heun"): {"solver_order": 3},
+    ("dynamic_thresholding_ratio", 0.9): {"thresholding": True},
+    ("sample_max_value", 1.5): {"thresholding": True},
+    ("clip_sample_range", 2.5): {"clip_sample": True},
+}
+
+
+def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    """(class, options): the defaults, each value of each option on its own, and random combinations."""
+    for name, spec in OPTIONS.items():
+        base = {key: value for key, value in SD.items() if key in spec.defaults}
+        values = {key: PER_CLASS.get(name, {}).get(key, VALUES[key]) for key in spec.defaults}
+        yield name, {}
+        yield name, base
+        seen = []
+        for key, candidates in values.items():
+            for value in candidates:
+                together = {k: v for k, v in TOGETHER.get((key, str(value) if isinstance(value, list) else value), {}).items() if k in values}
+                row = {**base, **together, key: value}
+                if row not in seen:
+                    seen.append(row)
+                    yield name, row
+        draw = random.Random(name)
+        plain = {k: [v for v in vs if v != "nonsense"] for k, vs in values.items() if k not in ("trained_betas", "num_train_timesteps")}
+        for _ in range(COMBINATIONS):
+            keys = draw.sample(sorted(plain), k=min(len(plain), draw.randint(2, 6)))
+            yield name, {**base, **{key: draw.choice(plain[key]) for key in keys if plain[key]}}
+
+
+def row_id(row: tuple[str, dict[str, Any]]) -> str:
+    name, options = row
+    words = [f"{k}={'[...]' if isinstance(v, list) else v}" for k, v in options.items() if SD.get(k) != v]
+    return f"{name.removesuffix('Scheduler')}:{','.join(words)}"
+
+
+class Recorder:
+    """Stands in for diffusers' noise: seeded normals, remembered with the step that drew them."""
+
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(5)
+        self.step = -1
+        self.drawn: dict[int, np.ndarray] = {}
+
+    def __call__(self, *_: Any, **__: Any) -> torch.Tensor:
+        noise = self.random.standard_normal(SHAPE).astype(np.float32)
+        assert self.step not in self.drawn
+        self.drawn[self.step] = noise
+        return torch.from_numpy(noise.copy())
+
+
+def network(x: np.ndarray, t: float, channels: int) -> np.ndarray:
+    """Smooth in x and t, of the size of noise."""
+    grid = np.linspace(-1, 1, x.size, dtype=np.float32).reshape(x.shape)
+    out = 0.7 * np.sin(1.3 * x + 3 * grid + 0.002 * float(t)) + 0.4 * np.tanh(x) + 0.3 * grid
+    return np.tile(out, (1, channels, 1, 1)).astype(np.float32)
+
+
+def built(name: str, options: dict[str, Any]) -> Any:
+    """diffusers' scheduler or the exception that it raises. Some run 1000 steps in their constructor: build once."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            return getattr(diffusers, name)(**options)
+        except Exception as error:
+            return error
+
+
+def run_theirs(
+    prototype: Any, set_timesteps: dict[str, Any], monkeypatch: pytest.MonkeyPatch, eta: float | None, channels: int
+) -> dict[str, Any]:
+    """diffusers' loop as its pipelines have it; raises what diffusers raises."""
+    if isinstance(prototype, Exception):
+        raise prototype
+    scheduler = copy.deepcopy(prototype)
+    module = importlib.import_module(type(scheduler).__module__)
+    recorder = Recorder()
+    if hasattr(module, "randn_tensor"):
+        monkeypatch.setattr(module, "randn_tensor", recorder)
+    if hasattr(module, "BrownianTreeNoiseSampler"):
+        monkeypatch.setattr(module, "BrownianTreeNoiseSampler", lambda *a, **k: recorder)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        scheduler.set_timesteps(**set_timesteps)
+        first = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
+        sigma = float(scheduler.init_noise_sigma)
+        x = torch.from_numpy(first) * sigma
+        outputs, inputs, latents, estimates = [], [], [], []
+        extra = {} if eta is None else {"eta": eta}
+        for recorder.step, t in enumerate(scheduler.timesteps):
+            scaled = scheduler.scale_model_input(x, t)
+            output = network(scaled.numpy(), float(t), channels)
+            result = scheduler.step(torch.from_numpy(output), t, x, **extra)
+            x = result.prev_sample
+            inputs.append(scaled.numpy())
+            outputs.append(output)
+            latents.append(x.numpy())
+            estimates.append(getattr(result, "pred_original_sample", None))
+    return {
+        "scheduler": scheduler,
+        "timesteps": scheduler.timesteps.numpy(),
+        "sigmas": scheduler.sigmas.numpy() if hasattr(scheduler, "sigmas") else None,
+        "init": sigma,
+        "first": first,
+        "inputs": inputs,
+        "outputs": outputs,
+        "latents": latents,
+        "estimates": estimates,
+        "noise": recorder.drawn,
+    }
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference, in units of the reference's root mean square."""
+    return float(np.abs(ours.astype(np.float64) - theirs).max() / max(np.sqrt(np.mean(theirs.astype(np.float64) ** 2)), 1e-12))
+
+
+def compare(name: str, options: dict[str, Any], call: dict[str, Any], theirs: dict[str, Any], eta: float | None) -> None:
+    scheduler = schedulers.make(name, eta=eta, **options)
+    arguments = {"n": call.get("num_inference_steps"), "timesteps": call.get("timesteps"), "sigmas": call.get("sigmas")}
+    scheduler.set_timesteps(**arguments)
+    expected = theirs["timesteps"]
+    assert len(scheduler.timesteps) == len(expected)
+    if expected.dtype.kind == "i":
+        assert scheduler.timesteps.dtype.kind == "i"
+        assert np.array_equal(scheduler.timesteps, expected), (scheduler.timesteps, expected)
+    else:
+        assert np.abs(scheduler.timesteps - expected).max() < 1e-3, (scheduler.timesteps, expected)
+    # Classes on the training grid have no sigmas in diffusers.
+    if theirs["sigmas"] is not None:
+        assert scheduler.sigmas.shape == theirs["sigmas"].shape
+        assert np.allclose(scheduler.sigmas, theirs["sigmas"], rtol=1e-4, atol=0), (scheduler.sigmas, theirs["sigmas"])
+    assert scheduler.init_noise_sigma == pytest.approx(theirs["init"], rel=1e-5)
+    x = theirs["first"] * np.float32(scheduler.init_noise_sigma)
+    for index, t in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(x, t)
+        assert relative(scaled, theirs["inputs"][index]) < 1e-3
+        assert scheduler.needs_noise(t) == (index in theirs["noise"]) or name == "DPMSolverSDEScheduler"
+        assert scheduler.uses_noise or index not in theirs["noise"] or name == "DPMSolverSDEScheduler"
+        x, denoised = scheduler.step(theirs["outputs"][index], t, x, noise=theirs["noise"].get(index))
+        assert x.dtype == np.float32
+        assert denoised.shape == x.shape
+        if theirs["estimates"][index] is not None:
+            assert relative(denoised, theirs["estimates"][index].numpy()) < 1e-3
+    assert relative(x, theirs["latents"][-1]) < 1e-3
+
+
+def check(
+    prototype: Any,
+    name: str,
+    options: dict[str, Any],
+    call: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    eta: float | None = None,
+    channels: int = 1,
+) -> None:
+    """One row of the matrix."""
+    try:
+        theirs = run_theirs(prototype, call, monkeypatch, eta, channels)
+        finite = all(np.all(np.isfinite(item)) for item in theirs["latents"])
+        why = "not finite"
+    except Exception as error:
+        finite, why = False, f"{type(error).__name__}: {error}"
+    if finite:
+        compare(name, options, call, theirs, eta)
+        COUNTS["run"] += 1
+        return
+    with pytest.raises(TinyDiffError):
+        refused = schedulers.make(name, eta=eta, **options)
+        refused.set_timesteps(call.get("num_inference_steps"), call.get("timesteps"), call.get("sigmas"))
+        pytest.fail(f"diffusers refuses ({why}), ours does not")
+    COUNTS["refused"] += 1
+
+
+ROWS = list(rows())
+
+
+@pytest.mark.parametrize(("name", "options"), ROWS, ids=map(row_id, ROWS))
+def test_option(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    prototype = built(name, options)
+    for n in STEPS:
+        check(prototype, name, options, {"num_inference_steps": n}, monkeypatch)
