@@ -199,7 +199,7 @@ results = []
 for call in json.loads(sys.argv[1]):
     steps = []
     try:
-        path = pull(call, progress=lambda done, total: steps.append((done, total)))
+        path = pull(*call, progress=lambda done, total: steps.append((done, total)))
     except ModelFileError as error:
         results.append({"error": str(error)})
     else:
@@ -208,7 +208,7 @@ print(json.dumps(results if len(results) > 1 else results[0]))
 """
 
 
-def run(hub: Hub, home: Path, *args: str, script: str = DRIVER, **variables: str) -> Any:
+def run(hub: Hub, home: Path, *args: str | list[str], script: str = DRIVER, **variables: str) -> Any:
     """Pull every one of `args` in a new process with only our hub in reach; one result, or a list of them."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))}
     env |= {
@@ -222,7 +222,12 @@ def run(hub: Hub, home: Path, *args: str, script: str = DRIVER, **variables: str
         **variables,
     }
     done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(args)], env=env, cwd=home, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, json.dumps([[a] if isinstance(a, str) else a for a in args])],
+        env=env,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -235,7 +240,7 @@ import json, socket, sys
 def refuse(*args, **kwargs): raise AssertionError("a socket was opened")
 socket.socket = socket.create_connection = refuse
 from tinydiff_weights.open import open_model
-source = open_model(*json.loads(sys.argv[1]))
+source = open_model(*json.loads(sys.argv[1])[0])
 print(json.dumps({"path": str(source.path), "tensors": {n: list(c.tensors) for n, c in source.components.items()}}))
 """
 
@@ -287,7 +292,7 @@ def test_is_pinned_to_the_commit_and_follows_main_when_asked_again(hub: Hub, tmp
     hub.commits = {"main": LATER, COMMIT: COMMIT, LATER: LATER, "v1": COMMIT}
     again = run(hub, tmp_path, "org/name", script=OPEN_OFFLINE)
     assert again["path"] == first  # opening looks at the cache only
-    main, tag, commit = (r["path"] for r in run(hub, tmp_path, "org/name", "org/name@v1", f"org/name@{COMMIT}"))
+    main, tag, commit = (r["path"] for r in run(hub, tmp_path, "org/name", ["org/name", "v1"], f"org/name@{COMMIT}"))
     assert main.endswith(LATER)
     assert tag == commit == first
     refs = tmp_path / "hf/hub/models--org--name/refs"
