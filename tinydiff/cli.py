@@ -15,10 +15,12 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from tinydiff.commands.console import Console
 from tinydiff.commands.interrupts import INTERRUPTED, Interrupts
-from tinydiff.errors import Cancelled, InvalidArgumentError, TinyDiffError
+
+if TYPE_CHECKING:  # imported where they are used: a Ctrl-C while modules load must find its handler installed
+    from tinydiff.commands.console import Console
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -27,12 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code. `argv` None: the arguments of the process."""
     interrupts = Interrupts()
     interrupts.install()
-    console = Console()
+    try:
+        from tinydiff.commands.console import Console
+
+        console = Console()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv), console, interrupts)
         console.flush()
     except BaseException as error:
         code = _outcome(error, console, interrupts)
+        console.drop_output()
     finally:
         if argv is not None:  # a process that ends keeps its handlers: a late Ctrl-C shall end it quietly too
             interrupts.restore()
@@ -49,13 +57,18 @@ def _run(argv: list[str], console: Console, interrupts: Interrupts) -> int:
 
 def _outcome(error: BaseException, console: Console, interrupts: Interrupts) -> int:
     """The exit code of what ended a command; says on stderr what there is to say."""
+    from tinydiff.errors import Cancelled, InvalidArgumentError
+
     if isinstance(error, SystemExit):  # argparse, after --help and --version
-        return _flushed(console) if error.code in (0, None) else USAGE
+        try:
+            console.flush()
+            return DONE
+        except OSError as failure:
+            error = failure
     if interrupts.count or isinstance(error, (KeyboardInterrupt, Cancelled)):
         console.note("interrupted")
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        console.drop_output()
         return FAILED
     console.error(*explain(error))
     if os.environ.get("TINYDIFF_DEBUG", "0") not in ("", "0"):
@@ -65,6 +78,8 @@ def _outcome(error: BaseException, console: Console, interrupts: Interrupts) -> 
 
 def explain(error: BaseException) -> list[str]:
     """What an error means to the user, in one or two lines."""
+    from tinydiff.errors import TinyDiffError
+
     if isinstance(error, TinyDiffError):
         text, hint = str(error), getattr(error, "hint", None)
         return [text.removesuffix(f". {hint}"), hint] if hint else [text]
@@ -77,15 +92,6 @@ def explain(error: BaseException) -> list[str]:
         return [f"{where}{reason}"]
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return [f"internal error, please report it: {what}", "TINYDIFF_DEBUG=1 shows where it happened"]
-
-
-def _flushed(console: Console) -> int:
-    try:
-        console.flush()
-    except OSError:
-        console.drop_output()
-        return FAILED
-    return DONE
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import sys
-import traceback
 
 BAR_WIDTH = 24
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -40,9 +38,12 @@ class Console:
             sys.stdout.flush()
 
     def drop_output(self) -> None:
-        """Nobody reads stdout any more: what is left in its buffer must not raise at exit."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        """Where stdout takes no more, forget what is left for it: Python would complain of it at exit."""
+        try:
+            self.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     # ------------------------------------------------------------------------------------------- stderr
 
@@ -58,6 +59,8 @@ class Console:
             self._say("tinydiff: ", line)
 
     def traceback(self, error: BaseException) -> None:
+        import traceback
+
         for part in traceback.format_exception(error):
             self._write(part)
 
@@ -92,6 +95,8 @@ class Console:
             return
         filled = min(max(round(share * BAR_WIDTH), 0), BAR_WIDTH)
         done, rest = "#" * filled, "-" * (BAR_WIDTH - filled)
+        import shutil
+
         columns = shutil.get_terminal_size().columns
         text = printable(text)[: max(columns - BAR_WIDTH - 4, 0)]
         shown = BAR_WIDTH + 3 + len(text)

@@ -15,11 +15,11 @@ from tinydiff.commands.console import Console
 from tinydiff.commands.interrupts import Interrupts
 from tinydiff.commands.progress import StepProgress, duration
 from tinydiff.commands.settings import Settings, settle, unknown_variables
-from tinydiff.commands.targets import Targets
 from tinydiff.errors import InvalidArgumentError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what loads NumPy is imported after `limit_threads`
     from tinydiff.api import Pipeline
+    from tinydiff.commands.targets import Targets
     from tinydiff.pipeline import Output
     from tinydiff.schedulers import Scheduler
 
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> i
         return 0
     prompt = read_prompt(args.prompt)
     limit_threads(settings)
+    from tinydiff.commands.targets import Targets
+
     with _shown_warnings(console), _in_users_words(settings):
         seed = check(settings, prompt)
         targets = Targets(args.output, seed, settings["batch"] or 1, force=args.force)
@@ -250,6 +252,7 @@ def _in_users_words(settings: Settings) -> Iterator[None]:
         message = str(error)
         for start, name in SETTING_OF.items():
             if message.startswith(start) and settings[name] is not None:
-                place = settings.place(name)
-                raise type(error)(f"{place}: {message}") from error
+                place, rest = settings.place(name), message.removeprefix(start)
+                own_word = start.startswith("unknown") or name == "size"
+                raise type(error)(f"{place}: {message}" if own_word else f"{place} {rest.lstrip()}") from error
         raise

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from typing import Any, NoReturn
 
 from tinydiff._version import __version__
@@ -37,6 +38,11 @@ class Parser(argparse.ArgumentParser):
         if "expected one argument" in message:
             message += " (a value that begins with '-' is given as --flag=VALUE)"
         raise InvalidArgumentError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """argparse passes over a full disk or a closed pipe in silence."""
+        if message and (file := file or sys.stderr) is not None:
+            file.write(message)
 
     def flags(self) -> list[str]:
         return [flag for action in self._actions for flag in action.option_strings]
