@@ -59,6 +59,21 @@ class Cli:
         return file
 
 
+def refused(cli: Cli, code: int, words: str, *args: str | os.PathLike[str]) -> None:
+    """The command ends with `code` and an error that has all `words` (separated by |), and leaves nothing."""
+    before = cli.files()
+    result = cli(*args)
+    assert result.code == code, result.err
+    assert result.out == ""
+    lines = result.err.splitlines()
+    assert 1 <= len(lines) <= 2, result.err
+    assert lines[0].startswith("tinydiff: error: ")
+    assert "Traceback" not in result.err
+    for word in words.split("|"):
+        assert word in result.err, result.err
+    assert cli.files() == before
+
+
 def environment(folder: Path) -> dict[str, str]:
     """Variables that keep a run away from the user's own folders."""
     return {name: str(folder / part) for name, part in FOLDERS.items()}
