@@ -30,20 +30,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupts = Interrupts()
     interrupts.install()
     try:
-        from tinydiff.commands.console import Console
-
-        console = Console()
-    except KeyboardInterrupt:
+        return _guarded(list(sys.argv[1:] if argv is None else argv), interrupts)
+    except KeyboardInterrupt:  # before there was a console, or while an error was being worded
         return INTERRUPTED
+    finally:
+        if argv is not None:  # a process that ends keeps its handlers: a late Ctrl-C shall end it quietly too
+            interrupts.restore()
+
+
+def _guarded(argv: list[str], interrupts: Interrupts) -> int:
+    from tinydiff.commands.console import Console
+
+    console = Console()
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv), console, interrupts)
+        code = _run(argv, console, interrupts)
         console.flush()
     except BaseException as error:
         code = _outcome(error, console, interrupts)
         console.drop_output()
-    finally:
-        if argv is not None:  # a process that ends keeps its handlers: a late Ctrl-C shall end it quietly too
-            interrupts.restore()
     return code
 
 
