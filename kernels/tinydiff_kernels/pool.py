@@ -1,0 +1,165 @@
+"""One thread pool for the process: every worker makes one call of the same kernel and takes tiles inside it.
+
+    kernel(desc: int64*, counter: int64*, cancel: int32*)
+
+The kernel adds 1 to the counter, atomically, to get its next tile, until none is left or the cancel word is set.
+Tiles own their outputs, so the result does not depend on how many threads there are or which of them is fast:
+a big core simply takes more tiles. Numba's prange would bring a threading layer that forks badly and aborts when two
+Python threads use it; here kernels run without the interpreter's lock, in ordinary Python threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff_kernels import checked
+from tinydiff_kernels.cpu import this_cpu
+
+Kernel = Callable[[int, int, int], None]
+STOPPED_BY_ERROR = 2  # in the cancel word; whoever cancels from outside writes another number
+COUNTER_WORDS = 8  # a cache line of its own
+
+
+class Job:
+    """One call of `run`: what workers need, who is still inside, what went wrong."""
+
+    def __init__(self, kernel: Kernel, descriptor: NDArray[np.int64], cancel: NDArray[np.int32]) -> None:
+        self.kernel = kernel
+        self.descriptor = descriptor
+        self.counter: NDArray[np.int64] = np.zeros(COUNTER_WORDS, np.int64)
+        self.cancel = cancel
+        self.errors: list[BaseException] = []
+        self._condition = threading.Condition()
+        self._running = 0
+        self._closed = False
+
+    def _enter(self) -> bool:
+        """False where the caller has finished everything before this worker woke up."""
+        with self._condition:
+            self._running += not self._closed
+            return not self._closed
+
+    def _leave(self) -> None:
+        with self._condition:
+            self._running -= 1
+            if not self._running:
+                self._condition.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Remember an exception and stop the other threads, unless they are told to stop already."""
+        self.errors.append(error)
+        if not self.cancel[0]:
+            self.cancel[0] = STOPPED_BY_ERROR
+
+    def work(self) -> None:
+        """Take tiles until none is left. An exception stops the other threads and is raised by `run`."""
+        if not self._enter():
+            return
+        try:
+            self.kernel(self.descriptor.ctypes.data, self.counter.ctypes.data, self.cancel.ctypes.data)
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            self._leave()
+
+    def close(self) -> None:
+        """Let no more workers in and wait for those inside: after this nobody touches the buffers.
+
+        Ctrl-C while waiting stops the workers, is remembered, and waiting goes on.
+        """
+        while True:
+            try:
+                with self._condition:
+                    self._closed = True
+                    while self._running:
+                        self._condition.wait()
+                return
+            except BaseException as error:
+                self.fail(error)
+
+
+class Pool:
+    """Persistent daemon threads, started when first needed."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._queues: list[SimpleQueue[Job]] = []
+
+    def _grow(self, workers: int) -> None:
+        while len(self._queues) < workers:
+            queue: SimpleQueue[Job] = SimpleQueue()
+            name = f"tinydiff-{len(self._queues) + 1}"
+            threading.Thread(target=_serve, args=(queue,), name=name, daemon=True).start()
+            self._queues.append(queue)
+
+    def run(self, job: Job, threads: int) -> None:
+        """Run a job on this thread and `threads - 1` others. One job at a time: a second caller waits."""
+        with self._turn:
+            try:
+                self._grow(threads - 1)
+                for queue in self._queues[: threads - 1]:
+                    queue.put(job)
+                job.work()
+            except BaseException as error:
+                job.fail(error)
+            finally:
+                job.close()
+
+
+def _serve(queue: SimpleQueue[Job]) -> None:
+    while True:
+        queue.get().work()
+
+
+_shared = Pool()
+
+
+def _after_fork() -> None:
+    """A child process has none of its parent's threads, and may have copied a lock that one of them held."""
+    global _shared
+    _shared = Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def default_threads() -> int:
+    """One thread for each big core that this process may use."""
+    return this_cpu().big_cores
+
+
+def run(
+    kernel: Kernel,
+    descriptor: NDArray[np.int64],
+    *,
+    threads: int | None = None,
+    cancel: NDArray[np.int32] | None = None,
+) -> None:
+    """Run a kernel to its end on `threads` threads (default: the big cores), this one among them.
+
+    `cancel` is an int32 array whose first element, set to anything but 0 by another thread, stops the kernel
+    between tiles; without one only an exception does. Raises what a worker raised first, and
+    CheckedAccessError where a checked kernel left its buffers.
+    """
+    count = default_threads() if threads is None else threads
+    if count < 1:
+        raise ValueError(f"threads must be at least 1, not {count}")
+    word: NDArray[np.int32] = np.zeros(1, np.int32) if cancel is None else cancel
+    job = Job(kernel, descriptor, word)
+    if checked.active():
+        with checked.buffers(descriptor, word, writable=(job.counter,)):
+            _shared.run(job, count)
+    else:
+        _shared.run(job, count)
+    if job.errors:
+        if word[0] == STOPPED_BY_ERROR:
+            word[0] = 0
+        raise job.errors[0]
+    checked.raise_if_violated()
