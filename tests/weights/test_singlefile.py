@@ -179,11 +179,11 @@ def test_schedulers(kind: str, marks: tuple[str, ...], wanted: dict[str, Any], t
 @pytest.mark.parametrize(
     ("kind", "metadata", "size", "steps", "guidance"),
     [
-        ("sd1", {}, 512, 20, 7.5),
-        ("sd2", {SPEC: "epsilon"}, 512, 20, 7.5),
-        ("sd2", {SPEC: "v"}, 768, 20, 7.5),
-        ("sdxl", {}, 1024, 20, 5.0),
-        ("sd1_lcm", {}, 512, 4, 8.0),
+        ("sd1", {}, 512, 50, 7.5),
+        ("sd2", {SPEC: "epsilon"}, 512, 50, 7.5),
+        ("sd2", {SPEC: "v"}, 768, 50, 7.5),
+        ("sdxl", {}, 1024, 50, 5.0),
+        ("sd1_lcm", {}, 512, 4, 8.5),
     ],
 )
 def test_defaults(kind: str, metadata: dict[str, str], size: int, steps: int, guidance: float, tmp_path: Path) -> None:
@@ -198,8 +198,9 @@ def test_defaults(kind: str, metadata: dict[str, str], size: int, steps: int, gu
 
 
 def test_defaults_for_either_outcome_of_a_trial(tmp_path: Path) -> None:
-    by_type = opened(tmp_path, "sd2").defaults["by_prediction_type"]
-    assert by_type == {EPS: {"width": 512, "height": 512}, V: {"width": 768, "height": 768}}
+    defaults = opened(tmp_path, "sd2").defaults
+    assert "width" not in defaults
+    assert defaults["by_prediction_type"] == {EPS: {"width": 512, "height": 512}, V: {"width": 768, "height": 768}}
 
 
 @pytest.mark.parametrize(

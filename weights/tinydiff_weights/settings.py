@@ -123,22 +123,20 @@ def latent_size(family: str, kind: str | None) -> int:
 
 
 def default_settings(family: str, kind: str | None, *, factor: int, distilled: bool) -> dict[str, Any]:
-    """Steps, guidance and size in pixels; `factor` pixels per latent.
+    """Steps and guidance of diffusers' pipelines, and the size in pixels; `factor` pixels per latent.
 
-    Where only a trial can tell the prediction, `by_prediction_type` has the size for either outcome.
+    Where only a trial can tell the prediction there is no size yet, but `by_prediction_type` has one for either
+    outcome.
     """
-    steps, guidance = (4, 8.0) if distilled else (20, 5.0 if family == "sdxl" else 7.5)
-    side = latent_size(family, kind) * factor
-    defaults: dict[str, Any] = {
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "width": side,
-        "height": side,
-    }
-    if kind is None:
-        sizes = {k: latent_size(family, k) * factor for k in (EPSILON, V)}
-        defaults["by_prediction_type"] = {k: {"width": s, "height": s} for k, s in sizes.items()}
-    return defaults
+    steps, guidance = (4, 8.5) if distilled else (50, 5.0 if family == "sdxl" else 7.5)
+    defaults: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
+    if kind is not None:
+        return defaults | _square(latent_size(family, kind) * factor)
+    return defaults | {"by_prediction_type": {k: _square(latent_size(family, k) * factor) for k in (EPSILON, V)}}
+
+
+def _square(side: int) -> dict[str, int]:
+    return {"width": side, "height": side}
 
 
 def hints(family: str, *, distilled: bool) -> list[str]:
