@@ -109,6 +109,10 @@ class Halved:
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
 
+    @property
+    def dtype(self) -> str:
+        return self.tensor.dtype
+
     def float32(self) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # an overflow to infinity is the watchdog's to name
             return self.tensor.float32().astype(np.float16).astype(np.float32)

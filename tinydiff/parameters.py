@@ -22,11 +22,15 @@ from tinydiff.errors import ModelFileError
 from tinydiff_kernels.handles import ConvWeight, EmbeddingWeight, LinearWeight, NormWeight, Tensor, Weight
 
 NAMES_SHOWN = 5
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # what a weight may be stored as
 W = TypeVar("W", LinearWeight, ConvWeight, NormWeight, EmbeddingWeight)
 
 
 class NamedTensor(Tensor, Protocol):
     """A tensor that can be seen in another shape without copying (1x1 convolutions are linear layers)."""
+
+    @property
+    def dtype(self) -> str: ...  # how it is stored, in safetensors' names
 
     def reshaped(self, *shape: int) -> NamedTensor: ...
 
@@ -37,6 +41,7 @@ class ShapeOnly:
 
     name: str
     shape: tuple[int, ...]
+    dtype: str = "F32"
 
     def float32(self) -> NDArray[np.float32]:
         raise ModelFileError("(no file)", "this network was built from shapes alone", tensor=self.name)
@@ -56,6 +61,7 @@ class Parameters:
         self.weights: dict[str, Weight] = {}  # layer name -> handle (adapters are attached here)
         self._missing: list[str] = []
         self._misshapen: list[str] = []
+        self._mistyped: list[str] = []
 
     @classmethod
     def declare(cls) -> Parameters:
@@ -65,7 +71,7 @@ class Parameters:
         """The same books under `prefix.part.part.`"""
         child = Parameters(self._tensors, self._path, self._prefix + "".join(f"{p}." for p in parts))
         child.declared, child.weights = self.declared, self.weights
-        child._missing, child._misshapen = self._missing, self._misshapen
+        child._missing, child._misshapen, child._mistyped = self._missing, self._misshapen, self._mistyped
         return child
 
     def linear(self, name: str, inputs: int, outputs: int, *, bias: bool = True, as_conv: bool = False) -> LinearWeight:
@@ -98,10 +104,11 @@ class Parameters:
         if self._tensors is None:
             return
         unused = [n for n in self._tensors if n not in self.declared and not n.endswith(tuple(ignored))]
-        problems = [("missing", self._missing), ("of another shape", self._misshapen), ("unused", unused)]
+        problems = [("missing", self._missing), ("of another shape", self._misshapen)]
+        problems += [("of whole numbers", self._mistyped), ("unused", unused)]
         found = [f"{len(names)} {what}: {_first(names)}" for what, names in problems if names]
         if found:
-            named = (self._missing + [m.split(" ")[0] for m in self._misshapen] + unused)[0]
+            named = (self._missing + [m.split(" ")[0] for m in self._misshapen + self._mistyped] + unused)[0]
             hint = "The file is damaged, of another kind, or its config.json belongs to another model"
             raise ModelFileError(
                 self._path, "tensors do not fit the network: " + "; ".join(found), tensor=named, hint=hint
@@ -117,6 +124,9 @@ class Parameters:
             return ShapeOnly(full, shape)
         if tensor.shape != shape:
             self._misshapen.append(f"{full} {list(tensor.shape)} instead of {list(shape)}")
+            return ShapeOnly(full, shape)
+        if tensor.dtype not in FLOATS:
+            self._mistyped.append(f"{full} {tensor.dtype}")
             return ShapeOnly(full, shape)
         return tensor
 
