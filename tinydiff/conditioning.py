@@ -61,7 +61,8 @@ def combine(
         total = sum(weights)
         if len(positive) == 1 or total == 0:
             return positive[0]
-        return np.sum([p * np.float32(w / total) for p, w in zip(positive, weights, strict=True)], axis=0)
+        shares = [p * np.float32(w / total) for p, w in zip(positive, weights, strict=True)]
+        return np.asarray(np.sum(shares, axis=0), np.float32)
     guided = negative.copy()
     for p, w in zip(positive, weights, strict=True):
         guided += np.float32(scale * w) * (p - negative)

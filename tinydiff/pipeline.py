@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff import image
 from tinydiff.arguments import Settings
 from tinydiff.conditioning import Conditioning, GuidedUNet
 from tinydiff.denoise import Loop
+from tinydiff.image import from_decoded, to_pil
 from tinydiff.loading import Model
 from tinydiff.rng import batch_generators, image_seed
 from tinydiff.schedulers import Scheduler
@@ -60,7 +60,7 @@ def generate(
     marks.append(time.perf_counter())
     text, _, decoding = np.diff(marks).tolist()
     timings = {"text": text, "steps": loop.seconds, "decode": decoding, "total": marks[-1] - marks[0]}
-    return Output(image.to_pil(images) if s.output_type == "pil" else images, s.seed, timings)
+    return Output(to_pil(images) if s.output_type == "pil" else images, s.seed, timings)
 
 
 def start_loop(model: Model, conditioning: Conditioning, s: Settings, scheduler: Scheduler) -> Loop:
@@ -82,7 +82,7 @@ def start_loop(model: Model, conditioning: Conditioning, s: Settings, scheduler:
 def decode(model: Model, latents: F32) -> F32:
     """Latents of the loop -> pixels `[N, H, W, 3]` in 0..1."""
     vae = model.vae
-    return image.from_decoded(vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor))
+    return from_decoded(vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor))
 
 
 def blank_inpainting(model: Model, s: Settings) -> F32:

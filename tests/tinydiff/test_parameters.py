@@ -136,6 +136,8 @@ def test_a_network_on_shapes_alone_has_no_values() -> None:
 class Untouchable:
     """A tensor whose values nobody may ask for."""
 
+    dtype = "F32"
+
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         self.name, self.shape = name, shape
 
@@ -177,3 +179,12 @@ def test_half_weights_give_the_bits_of_the_rounded_float32_weights(dtype: str) -
     whole = {n: t.float32() for n, t in half.items()}
     ids = np.arange(154).reshape(2, 77)
     assert np.array_equal(network(config, half, Reference())(ids), network(config, whole, Reference())(ids))
+
+
+def test_whole_numbers_are_no_weights() -> None:
+    tensors = random_tensors("AutoencoderTiny", VAES["taesd"], 0)
+    name = "decoder.layers.0.weight"
+    tensors[name] = np.ones(tensors[name].shape, np.int64)
+    with pytest.raises(ModelFileError, match=rf"1 of whole numbers: {name} I64") as caught:
+        network(VAES["taesd"], tensors, Plan())
+    assert caught.value.tensor == name
