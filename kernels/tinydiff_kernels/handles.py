@@ -39,8 +39,8 @@ class LowRank:
 
 
 @dataclass(eq=False)
-class LinearWeight:
-    """y = x @ weight.T + bias; weight `[out, in]`, bias `[out]` or None."""
+class MatmulWeight:
+    """A weight `[out, in, ...]` with an optional bias `[out]`, and the adapters that hang on it."""
 
     name: str
     weight: Tensor
@@ -56,22 +56,12 @@ class LinearWeight:
         return self.weight.shape[0]
 
 
-@dataclass(eq=False)
-class ConvWeight:
-    """A convolution: weight `[out, in, kh, kw]`, bias `[out]` or None."""
+class LinearWeight(MatmulWeight):
+    """y = x @ weight.T + bias; weight `[out, in]`."""
 
-    name: str
-    weight: Tensor
-    bias: Tensor | None = None
-    adapters: list[LowRank] = field(default_factory=list)
 
-    @property
-    def inputs(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def outputs(self) -> int:
-        return self.weight.shape[0]
+class ConvWeight(MatmulWeight):
+    """A convolution: weight `[out, in, kh, kw]`."""
 
     @property
     def kernel(self) -> tuple[int, int]:
