@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinydiff.errors import InvalidArgumentError
-from tinydiff.schedulers.base import Scheduler, Steps, per_image
+from tinydiff.schedulers.arrays import per_image
+from tinydiff.schedulers.base import Scheduler, Steps
 from tinydiff.schedulers.betas import F32, alphas_cumprod
 from tinydiff.schedulers.spacing import sigmas_of
 

@@ -122,8 +122,8 @@ def _checked(class_name: str, key: str, value: Any) -> Any:
     return value
 
 
-def _check_together(class_name: str, config: Mapping[str, Any]) -> None:
-    """Combinations for which diffusers raises."""
+def _check_together(class_name: str, config: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    """Combinations for which diffusers raises. `written`: the options before aliases were translated."""
     kinds = [key for key in SIGMA_KINDS if config.get(key)]
     if len(kinds) > 1:
         raise ValueError(f"only one of {' and '.join(kinds)} can be used")
@@ -131,11 +131,14 @@ def _check_together(class_name: str, config: Mapping[str, Any]) -> None:
     if given is not None and len(given) != config["num_train_timesteps"]:
         raise ValueError(f"trained_betas has {len(given)} values for {config['num_train_timesteps']} timesteps")
     algorithm = str(config.get("algorithm_type", ""))
-    if algorithm in ("dpmsolver", "sde-dpmsolver"):
-        if config["final_sigmas_type"] == "zero":
-            raise ValueError(f"algorithm_type={algorithm!r} needs final_sigmas_type='sigma_min'")
-        if config["thresholding"] and class_name == "DPMSolverSinglestepScheduler":
-            raise ValueError(f"thresholding does not work with algorithm_type={algorithm!r} here")
+    if config.get("final_sigmas_type") == "zero":
+        word = written.get("algorithm_type", algorithm)
+        if word in ("dpmsolver", "sde-dpmsolver", "deis") and "algorithm_type" in OPTIONS[class_name].defaults:
+            raise ValueError(f"algorithm_type={word!r} needs final_sigmas_type='sigma_min'")
+    if algorithm == "dpmsolver" and config["thresholding"] and class_name == "DPMSolverSinglestepScheduler":
+        raise ValueError(f"thresholding does not work with algorithm_type={algorithm!r} here")
+    if config.get("solver_type") == "bh1" and config["final_sigmas_type"] == "zero":
+        raise ValueError("solver_type='bh1' has no step to zero noise; it needs final_sigmas_type='sigma_min'")
     steps = config.get("original_inference_steps", 1)
     if steps > config["num_train_timesteps"]:
         raise ValueError(f"original_inference_steps={steps} is more than num_train_timesteps")
@@ -157,11 +160,13 @@ def resolve(class_name: str, stored: Mapping[str, Any], given: Mapping[str, Any]
         if key not in options.known():
             raise InvalidArgumentError(f"{class_name} has no option {key!r}{nearest(key, options.known())}")
     unset = stored.get("_use_default_values") or ()
-    public = {key: value for key, value in stored.items() if not key.startswith("_") and key not in unset}
+    given_once = {**(stored.get("_other_keys") or {}), **stored}
+    public = {key: value for key, value in given_once.items() if not key.startswith("_") and key not in unset}
     merged = {**public, **given}
     if "prediction_type" in merged and merged["prediction_type"] is None:
         raise InvalidArgumentError("the model does not say its prediction_type: pass prediction_type=")
     config = dict(options.defaults)
+    others: dict[str, Any] = {}
     for key, value in merged.items():
         failure = InvalidArgumentError if key in given else UnsupportedModelError
         if key not in EVERY_KEY:
@@ -170,7 +175,8 @@ def resolve(class_name: str, stored: Mapping[str, Any], given: Mapping[str, Any]
                 raise failure(f"scheduler config of {class_name}: unknown key {key!r} = {value!r}{near}")
             continue
         if key not in options.defaults and key not in options.neutral:
-            continue  # another class's key, or one without effect
+            others[key] = value  # another class's key, or one without effect: kept for the next change of class
+            continue
         if value is None and options.defaults.get(key) is not None:
             continue  # null stands for the default
         try:
@@ -178,10 +184,10 @@ def resolve(class_name: str, stored: Mapping[str, Any], given: Mapping[str, Any]
         except ValueError as error:
             raise failure(f"{class_name}: {error}") from None
     try:
-        _check_together(class_name, config)
+        _check_together(class_name, config, merged)
     except ValueError as error:
         failure = InvalidArgumentError if given else UnsupportedModelError
         raise failure(f"{class_name}: {error}") from None
-    config["_class_name"] = class_name
+    config["_class_name"], config["_other_keys"] = class_name, others
     config["_use_default_values"] = sorted(key for key in options.defaults if merged.get(key) is None)
     return config

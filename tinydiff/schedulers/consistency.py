@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from tinydiff.errors import InvalidArgumentError
 from tinydiff.schedulers import prediction
 from tinydiff.schedulers.alpha_bar import AlphaBarScheduler
-from tinydiff.schedulers.base import Steps, combine, limited
+from tinydiff.schedulers.arrays import combine, limited
+from tinydiff.schedulers.base import Steps
 from tinydiff.schedulers.betas import F32
 
 SIGMA_DATA = 0.5

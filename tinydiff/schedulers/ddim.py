@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from tinydiff.schedulers import prediction
 from tinydiff.schedulers.alpha_bar import AlphaBarScheduler
-from tinydiff.schedulers.base import Steps, combine, limited
+from tinydiff.schedulers.arrays import combine, limited
+from tinydiff.schedulers.base import Steps
 from tinydiff.schedulers.betas import F32
 from tinydiff.schedulers.spacing import spaced_timesteps
 

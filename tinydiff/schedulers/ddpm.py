@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from tinydiff.errors import InvalidArgumentError
 from tinydiff.schedulers import prediction
 from tinydiff.schedulers.alpha_bar import AlphaBarScheduler
-from tinydiff.schedulers.base import Steps, combine, first_channels, limited
+from tinydiff.schedulers.arrays import combine, first_channels, limited
+from tinydiff.schedulers.base import Steps
 from tinydiff.schedulers.betas import F32
 from tinydiff.schedulers.spacing import spaced_timesteps
 
@@ -21,8 +22,8 @@ def fixed_deviation(kind: str, abar: np.float64, abar_previous: np.float64) -> n
     beta = 1 - abar / abar_previous
     small = np.maximum((1 - abar_previous) / (1 - abar) * beta, 1e-20)
     if kind == "fixed_large_log":  # diffusers takes the root of a logarithm here: not a number, refused by combine
-        return np.sqrt(np.log(beta))
-    return np.sqrt(small if kind.startswith("fixed_small") else beta)
+        return np.float64(np.sqrt(np.log(beta)))
+    return np.float64(np.sqrt(small if kind.startswith("fixed_small") else beta))
 
 
 class DDPM(AlphaBarScheduler):
@@ -79,4 +80,5 @@ def learned_deviation(kind: str, abar: np.float64, abar_previous: np.float64, pr
     small = 2 * np.log(fixed_deviation("fixed_small", abar, abar_previous))
     large = np.log(1 - abar / abar_previous)
     place = (predicted + np.float32(1)) / np.float32(2)
-    return np.exp(np.float32(0.5) * combine((large, place), (small, 1 - place)))
+    log_variance = combine((large, place), (small, 1 - place))
+    return np.asarray(np.exp(np.float32(0.5) * log_variance), np.float32)

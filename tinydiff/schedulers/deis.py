@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tinydiff.schedulers.base import combine
+from tinydiff.schedulers.arrays import combine
 from tinydiff.schedulers.betas import F32, F64
 from tinydiff.schedulers.exponential import transition
 from tinydiff.schedulers.vp import VariancePreserving
@@ -26,7 +26,7 @@ def log_rho_weights(rhos: list[np.float64], target: np.float64) -> list[np.float
         else:  # integral of (s - c)(s - d) dt
             c, d = others
             numerator = t * (s * s - (c + d + 2) * s + c * d + c + d + 2)
-        return numerator / np.prod([own - other for other in others])
+        return np.float64(numerator / np.prod([own - other for other in others]))
 
     weights = []
     for j, own in enumerate(logs):

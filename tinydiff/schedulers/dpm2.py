@@ -1,15 +1,17 @@
-"""DPM2, the midpoint method (k-diffusion; Karras et al. 2022, arXiv 2206.00364, algorithm 2) and its ancestral variant."""
+"""DPM2, the midpoint method (k-diffusion; arXiv 2206.00364, algorithm 2), and its ancestral variant."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff.schedulers import spacing
-from tinydiff.schedulers.base import Steps, combine
-from tinydiff.schedulers.betas import F32, F64
+from tinydiff.schedulers.arrays import combine
+from tinydiff.schedulers.base import Steps
+from tinydiff.schedulers.betas import F32
 from tinydiff.schedulers.karras import KarrasScheduler, ancestral_split, derivative, interleaved, with_end
 
 
@@ -29,14 +31,14 @@ class DPM2(KarrasScheduler):
         if self.config["use_karras_sigmas"]:
             steps = steps.round()
         levels = with_end(sigmas, 0.0)
-        middles = np.array([self._middle(*pair) for pair in _pairs(levels)][:-1], np.float32)
+        middles = np.array([self._middle(a, b) for a, b in pairwise(levels[:-1].astype(np.float64))], np.float32)
         between = spacing.timesteps_at(middles, self.log_train_sigmas) if len(middles) else middles
         repeated = np.concatenate([levels[:1], np.repeat(levels[1:], 2), levels[-1:]])
         return interleaved(steps, between), repeated
 
     def _middle(self, sigma: np.float64, following: np.float64) -> np.float64:
         """The level of the call half way: the geometric mean of the two."""
-        return np.sqrt(sigma * following)
+        return np.float64(np.sqrt(sigma * following))
 
     def _ends(self, index: int) -> tuple[np.float64, np.float64]:
         """Noise levels at the two ends of the step that the call at this index belongs to."""
@@ -76,13 +78,8 @@ class DPM2Ancestral(DPM2):
         return self.start is not None
 
     def _middle(self, sigma: np.float64, following: np.float64) -> np.float64:
-        return np.sqrt(sigma * ancestral_split(sigma, following)[0])
+        return np.float64(np.sqrt(sigma * ancestral_split(sigma, following)[0]))
 
     def _whole_step(self, sigma: np.float64, following: np.float64, x: F32, slope: F32, noise: F32) -> F32:
         down, up = ancestral_split(sigma, following)
         return combine((1, x), (down - sigma, slope), (up, noise))
-
-
-def _pairs(levels: F32 | F64) -> Any:
-    wide = levels.astype(np.float64)
-    return zip(wide[:-1], wide[1:], strict=True)

@@ -8,7 +8,8 @@ import numpy as np
 
 from tinydiff.errors import InvalidArgumentError
 from tinydiff.schedulers import spacing
-from tinydiff.schedulers.base import Scheduler, combine
+from tinydiff.schedulers.arrays import combine
+from tinydiff.schedulers.base import Scheduler
 from tinydiff.schedulers.betas import F32, F64
 from tinydiff.schedulers.exponential import Level, Transition, transition
 from tinydiff.schedulers.vp import VariancePreserving

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tinydiff.errors import InvalidArgumentError
 from tinydiff.rng import check_seed
 from tinydiff.schedulers import spacing
-from tinydiff.schedulers.base import Steps, combine
+from tinydiff.schedulers.arrays import combine
+from tinydiff.schedulers.base import Steps
 from tinydiff.schedulers.betas import F32
 from tinydiff.schedulers.brownian import BrownianTree
 from tinydiff.schedulers.karras import KarrasScheduler, ancestral_split, derivative, doubled, interleaved

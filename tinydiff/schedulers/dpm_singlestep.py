@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff.schedulers.base import combine
+from tinydiff.schedulers.arrays import combine
 from tinydiff.schedulers.betas import F32
 from tinydiff.schedulers.exponential import transition
 from tinydiff.schedulers.vp import VariancePreserving

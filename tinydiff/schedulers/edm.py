@@ -8,12 +8,14 @@ x = x0 + sigma noise. The network F is wrapped (equation 7 and table 1), with s 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinydiff.schedulers import spacing
-from tinydiff.schedulers.base import Steps, combine, limited, per_image
+from tinydiff.schedulers.arrays import combine, limited, per_image
+from tinydiff.schedulers.base import Steps
 from tinydiff.schedulers.betas import F32
 from tinydiff.schedulers.dpm_multistep import MultistepSolver
 from tinydiff.schedulers.exponential import Level
@@ -73,7 +75,7 @@ class EDMDPMMultistep(_EDM, MultistepSolver):
     """DPM-Solver++ with alpha = 1, lambda = -log sigma."""
 
     class_name = "EDMDPMSolverMultistepScheduler"
-    third_order_algorithms = ("dpmsolver++",)
+    third_order_algorithms: ClassVar[tuple[str, ...]] = ("dpmsolver++",)
 
     def _end(self, lowest: float) -> float:
         return float(self.config["sigma_min"])

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from tinydiff.errors import InvalidArgumentError
 from tinydiff.schedulers import spacing
-from tinydiff.schedulers.base import Steps, combine
+from tinydiff.schedulers.arrays import combine
+from tinydiff.schedulers.base import Steps
 from tinydiff.schedulers.betas import F32, linspace
 from tinydiff.schedulers.karras import KarrasScheduler, ancestral_split, derivative, with_end
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinydiff.schedulers.base import combine
+from tinydiff.schedulers.arrays import combine
 from tinydiff.schedulers.betas import F32
 
 
@@ -39,7 +39,7 @@ class Transition:
 
     @property
     def k1(self) -> np.float64:
-        return np.expm1(self.growth)
+        return np.float64(np.expm1(self.growth))
 
     @property
     def k2(self) -> np.float64:

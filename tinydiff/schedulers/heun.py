@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff.schedulers.base import Steps, combine, limited
+from tinydiff.schedulers.arrays import combine, limited
+from tinydiff.schedulers.base import Steps
 from tinydiff.schedulers.betas import F32
 from tinydiff.schedulers.karras import KarrasScheduler, derivative, doubled
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinydiff.errors import InvalidArgumentError
 from tinydiff.schedulers import spacing
-from tinydiff.schedulers.base import Scheduler, Steps, combine, per_image
+from tinydiff.schedulers.arrays import combine, per_image
+from tinydiff.schedulers.base import Scheduler, Steps
 from tinydiff.schedulers.betas import F32, F64, alphas_cumprod
 from tinydiff.schedulers.prediction import clean_karras
 
@@ -121,14 +123,22 @@ def interleaved(ends: NDArray[Any], middles: NDArray[Any]) -> Steps:
 
 
 def derivative(x: F32, x0: F32, sigma: float) -> F32:
-    """dx/dsigma = (x - x0) / sigma (arXiv 2206.00364, algorithm 1)."""
-    return combine((1 / np.float64(sigma), x - x0))
+    """dx/dsigma = (x - x0) / sigma (arXiv 2206.00364, algorithm 1).
+
+    A division, as elsewhere: with zero terminal SNR sigma is 4096 and more, and the step cancels almost all of x.
+    """
+    if not sigma > 0:
+        raise InvalidArgumentError("the noise level is zero")
+    slope: F32 = (x - x0) / np.float32(sigma)
+    return slope
 
 
-def ancestral_split(sigma: np.float64, following: np.float64) -> tuple[np.float64, np.float64]:
+def ancestral_split(sigma: float, following: float) -> tuple[np.float64, np.float64]:
     """(down, up): go down to `down` without noise and add noise of `up`; the variance is that of `following`.
 
-    up^2 = following^2 (sigma^2 - following^2) / sigma^2, down^2 = following^2 - up^2.
+    up^2 = following^2 (sigma^2 - following^2) / sigma^2, down^2 = following^2 - up^2. In float32, because a long step
+    cancels down^2 almost wholly and other tools have the rest in float32 (addition to square root are exact anywhere).
     """
-    up = np.sqrt(following**2 * (sigma**2 - following**2) / sigma**2)
-    return np.sqrt(following**2 - up**2), up
+    wide, narrow = np.square(np.float32(sigma)), np.square(np.float32(following))
+    up = np.sqrt(narrow * (wide - narrow) / wide)
+    return np.float64(np.sqrt(narrow - np.square(up))), np.float64(up)

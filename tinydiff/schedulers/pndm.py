@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from tinydiff.errors import InvalidArgumentError
 from tinydiff.schedulers import prediction
 from tinydiff.schedulers.alpha_bar import AlphaBarScheduler
-from tinydiff.schedulers.base import Steps, combine
+from tinydiff.schedulers.arrays import combine
+from tinydiff.schedulers.base import Steps
 from tinydiff.schedulers.betas import F32
 from tinydiff.schedulers.spacing import spaced_timesteps
 
@@ -60,7 +62,7 @@ class PNDM(AlphaBarScheduler):
             raise InvalidArgumentError(f"PNDM with skip_prk_steps=False needs at least {WARM_UP} steps, not {n}")
         half = train // n // 2
         # t0, t1+h, t1+h, t1 | t1, t2+h, t2+h, t2 | t2, t3+h, t3+h, t3, then the rest from t3 on
-        start = [t for a, b in zip(grid[:3], grid[1:4], strict=True) for t in (a, b + half, b + half, b)]
+        start = [t for a, b in pairwise(grid[:WARM_UP]) for t in (a, b + half, b + half, b)]
         steps = np.array([*start, *grid[3:]], np.int64)
         return steps, self.levels_of(steps)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinydiff.schedulers.base import combine
+from tinydiff.schedulers.arrays import combine
 from tinydiff.schedulers.betas import F32
 
 

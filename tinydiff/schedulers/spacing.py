@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff.portable_math import log
-from tinydiff.schedulers.betas import F32, F64
 from tinydiff.schedulers.beta_quantile import beta_quantile
+from tinydiff.schedulers.betas import F32, F64
 
 I64: TypeAlias = NDArray[np.int64]
 
@@ -25,7 +25,8 @@ KARRAS_RHO = 7.0
 def sigmas_of(alpha_bar: F32) -> F32:
     """sqrt((1 - abar) / abar) in float32; infinite where abar is 0."""
     with np.errstate(divide="ignore"):
-        return np.sqrt((np.float32(1) - alpha_bar) / alpha_bar)
+        levels: F32 = np.sqrt((np.float32(1) - alpha_bar) / alpha_bar)
+    return levels
 
 
 def log_float32(sigmas: F32) -> F32:
@@ -46,12 +47,10 @@ def spaced_timesteps_open(spacing: str, n: int, train: int, offset: int, last: i
     """The same for solvers that take n + 1 points and leave the lowest out. `last`: timesteps below it only."""
     end = train if last is None else last
     if spacing == "linspace":
-        points = np.linspace(0, end - 1, n + 1).round()[::-1][:-1]
-    elif spacing == "leading":
-        points = (np.arange(n + 1) * (end // (n + 1)))[::-1][:-1] + offset
-    else:
-        points = np.arange(end, 0, -train / n).round() - 1
-    return points.astype(np.int64)
+        return np.linspace(0, end - 1, n + 1).round()[::-1][:-1].astype(np.int64)
+    if spacing == "leading":
+        return (np.arange(n + 1, dtype=np.int64) * (end // (n + 1)))[::-1][:-1] + offset
+    return np.arange(end, 0, -train / n).round().astype(np.int64) - 1  # trailing
 
 
 def sigmas_at(timesteps: F64 | F32 | I64, all_sigmas: F32) -> F64:
@@ -67,14 +66,15 @@ def timesteps_at(sigmas: F64 | F32, log_sigmas: F32) -> F64:
     count = (log_sigma[None, :] - levels[:, None] >= 0).cumsum(axis=0)
     low = count.argmax(axis=0).clip(max=len(levels) - 2)
     below, above = levels[low], levels[low + 1]
-    weight = np.clip((below - log_sigma) / (below - above), 0.0, 1.0)
-    return (1 - weight) * low + weight * (low + 1)
+    weight: F64 = np.clip((below - log_sigma) / (below - above), 0.0, 1.0)
+    return np.asarray((1 - weight) * low + weight * (low + 1), np.float64)
 
 
 def karras_sigmas(smallest: float, largest: float, n: int, rho: float = KARRAS_RHO) -> F64:
     """Equal steps in sigma^(1/rho) (arXiv 2206.00364, equation 5)."""
     low, high = smallest ** (1 / rho), largest ** (1 / rho)
-    return (high + np.linspace(0, 1, n) * (low - high)) ** rho  # type: ignore[no-any-return]
+    roots: F64 = high + np.linspace(0, 1, n) * (low - high)
+    return np.asarray(roots**rho, np.float64)
 
 
 def exponential_sigmas(smallest: float, largest: float, n: int) -> F64:

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from tinydiff.schedulers.base import combine
+from tinydiff.schedulers.arrays import combine
 from tinydiff.schedulers.betas import F32, F64
-from tinydiff.schedulers.exponential import Level, transition
+from tinydiff.schedulers.exponential import transition
 from tinydiff.schedulers.vp import VariancePreserving
 
 
@@ -27,7 +27,7 @@ def b_vector(kind: str, growth: np.float64, order: int) -> tuple[np.float64, F64
 def solve(matrix: F64, right: F64) -> F64:
     """The weights rho; not a number where two levels coincide, which `combine` refuses."""
     try:
-        return np.linalg.solve(matrix, right)
+        return np.asarray(np.linalg.solve(matrix, right), np.float64)
     except np.linalg.LinAlgError:
         return np.full(len(right), np.nan)
 

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinydiff.errors import InvalidArgumentError
 from tinydiff.schedulers import spacing
-from tinydiff.schedulers.base import Steps, first_channels, limited, per_image
+from tinydiff.schedulers.arrays import first_channels, limited, per_image
+from tinydiff.schedulers.base import Steps
 from tinydiff.schedulers.betas import F32, F64, alphas_cumprod
 from tinydiff.schedulers.exponential import Level
 from tinydiff.schedulers.karras import LevelIndexed, converted_sigmas
