@@ -98,12 +98,26 @@ class CLIPTextEncoder:
         return CLIPOutput(hidden, normed, pooled)
 
     def __call__(self, ids: NDArray[np.int64]) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """ids `[B, T]` -> hidden `[B, T, D]`; with penultimate and projection (hidden, pooled `[B, P]`)."""
-        out = self.forward(self.backend, np.asarray(ids, np.int64), 1 if self.penultimate else 0)
+        """ids `[B, T]` -> hidden `[B, T, D]`; with penultimate and projection (hidden, pooled `[B, P]`).
+
+        Raises InvalidArgumentError.
+        """
+        out = self.forward(self.backend, self._checked(ids), 1 if self.penultimate else 0)
         hidden = tokens_from_rows(out.hidden if self.penultimate else out.normed).astype(np.float32, copy=False)
         if self.penultimate and self.projection is not None:
             return hidden, out.pooled.array.astype(np.float32, copy=False)
         return hidden
+
+    def _checked(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        table, most = np.asarray(ids), self.config.positions
+        if table.ndim != 2 or table.dtype.kind not in "iu" or not table.size or table.shape[1] > most:
+            raise InvalidArgumentError(
+                f"ids are {table.dtype} of shape {table.shape}: expected whole numbers, (batch, 1 to {most} tokens)"
+            )
+        known = self.config.vocab_size + (0 if self.appended is None else len(self.appended))
+        if table.min() < 0 or table.max() >= known:
+            raise InvalidArgumentError(f"ids from {table.min()} to {table.max()}: the vocabulary has 0 to {known - 1}")
+        return table.astype(np.int64)
 
     def _end_positions(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where each text ends. Configs from before transformers 4.31 say 2 and mean the largest id."""

@@ -98,6 +98,6 @@ class TinyVAE:
 
     def encode(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Image `[B, 3, H, W]` in [-1, 1] -> latents `[B, C, H/factor, W/factor]`."""
-        check_channels("image", image, self.config.in_channels)
+        check_channels("image", image, self.config.in_channels, self.config.factor)
         out = self.forward_encode(self.backend, rows_from_nchw(np.asarray(image, np.float32)))
         return nchw_from_rows(out).astype(np.float32, copy=False)

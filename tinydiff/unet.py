@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,36 +253,55 @@ class UNet:
 
         `added` for SDXL: {"text_embeds" `[B, P]`, "time_ids" `[B, 6]`}. Raises InvalidArgumentError.
         """
-        c = self.config
-        shape = np.shape(sample)
-        if len(shape) != 4 or shape[1] != c.in_channels or min(shape) < 1:
-            raise InvalidArgumentError(f"sample has shape {shape}, not (batch, {c.in_channels}, height, width)")
-        timesteps = np.asarray(timestep, np.float32)
-        if timesteps.shape not in ((), (1,), (shape[0],)):
-            raise InvalidArgumentError(f"timestep has shape {timesteps.shape}, not () or ({shape[0]},)")
+        timesteps = np.asarray(timestep)
+        residuals = None if down_residuals is None else list(down_residuals)
+        shape = self._check(np.shape(sample), timesteps, timestep_cond, residuals, mid_residual)
         if not isinstance(context, Context):
             if np.ndim(context) != 3:
                 raise InvalidArgumentError(f"context has shape {np.shape(context)}, not (batch, tokens, channels)")
             context = Context(rows_from_tokens(np.asarray(context, np.float32)))
-        if (context.hidden.grid.batch, context.hidden.channels) != (shape[0], c.cross_attention_dim[0]):
-            raise InvalidArgumentError(
-                f"context holds {context.hidden.grid.batch} x {context.hidden.channels} channels, "
-                f"not {shape[0]} x {c.cross_attention_dim[0]}"
-            )
-        residuals = None if down_residuals is None else [rows_from_nchw(r) for r in down_residuals]
-        if residuals is not None and len(residuals) != self.skips:
-            raise InvalidArgumentError(f"{len(residuals)} down_residuals, but this UNet has {self.skips} skips")
+        holds = context.hidden.grid.batch, context.hidden.channels
+        needed = shape[0], self.config.cross_attention_dim[0]
+        if holds != needed:
+            raise InvalidArgumentError("context holds {} x {} channels, not {} x {}".format(*holds, *needed))
         out = self.forward(
             self.backend,
-            rows_from_nchw(np.asarray(sample, np.float32)),
-            np.broadcast_to(timesteps.reshape(-1), (shape[0],)),
+            _image(sample),
+            np.broadcast_to(timesteps.astype(np.float32).reshape(-1), (shape[0],)),
             context,
             added=None if added is None else self._added(added, shape[0]),
             timestep_cond=timestep_cond,
-            down_residuals=residuals,
-            mid_residual=None if mid_residual is None else rows_from_nchw(mid_residual),
+            down_residuals=None if residuals is None else [_image(r) for r in residuals],
+            mid_residual=None if mid_residual is None else _image(mid_residual),
         )
         return nchw_from_rows(out).astype(np.float32, copy=False)
+
+    def _check(
+        self,
+        shape: tuple[int, ...],
+        timesteps: NDArray[Any],
+        timestep_cond: Array | None,
+        residuals: list[Array] | None,
+        mid_residual: Array | None,
+    ) -> tuple[int, ...]:
+        """The sample's shape, if everything that can be told without computing fits it."""
+        c = self.config
+        if len(shape) != 4 or shape[1] != c.in_channels or min(shape) < 1:
+            raise InvalidArgumentError(f"sample has shape {shape}, not (batch, {c.in_channels}, height, width)")
+        if timesteps.dtype.kind not in "iuf" or timesteps.shape not in ((), (1,), (shape[0],)):
+            what = f"{timesteps.dtype} of shape {timesteps.shape}"
+            raise InvalidArgumentError(f"timestep is {what}, not a number or an array of shape ({shape[0]},)")
+        if timestep_cond is not None and np.shape(timestep_cond) != (shape[0], c.time_cond_proj_dim):
+            takes = f"({shape[0]}, {c.time_cond_proj_dim})" if c.time_cond_proj_dim else "none at all"
+            raise InvalidArgumentError(f"timestep_cond has shape {np.shape(timestep_cond)}, this UNet takes {takes}")
+        if residuals is not None and len(residuals) != self.skips:
+            raise InvalidArgumentError(f"{len(residuals)} down_residuals, but this UNet has {self.skips} skips")
+        for residual in [*(residuals or []), mid_residual]:
+            if residual is not None and np.ndim(residual) != 4:
+                raise InvalidArgumentError(
+                    f"residual of shape {np.shape(residual)}: expected (batch, C, height, width)"
+                )
+        return shape
 
     def _added(self, added: Mapping[str, Array], batch: int) -> Added:
         missing = {"text_embeds", "time_ids"} - set(added)
@@ -290,7 +310,17 @@ class UNet:
         text, ids = (np.asarray(added[k], np.float32) for k in ("text_embeds", "time_ids"))
         if text.ndim != 2 or ids.ndim != 2 or len(text) != batch or len(ids) != batch:
             raise InvalidArgumentError(f"added holds shapes {text.shape} and {ids.shape} for a batch of {batch}")
+        if self.config.text_time is not None:
+            each, wanted = self.config.text_time
+            if text.shape[1] + each * ids.shape[1] != wanted:
+                what = f"{text.shape[1]} text_embeds and {ids.shape[1]} time_ids (times {each})"
+                raise InvalidArgumentError(f"added holds {what} per image, {wanted} in all are needed")
         return Added(text, ids)
+
+
+def _image(x: Array) -> Rows:
+    """`[B, C, H, W]` as rows of float32."""
+    return rows_from_nchw(np.asarray(x, np.float32))
 
 
 def _vectors(x: Array) -> Rows:

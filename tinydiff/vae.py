@@ -146,17 +146,15 @@ class VAE:
 
     def encode(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Image `[B, 3, H, W]` in [-1, 1] -> unscaled mean latents `[B, C, H/factor, W/factor]`."""
-        check_channels("image", image, self.config.in_channels)
-        if any(n % self.config.factor for n in image.shape[2:]):
-            raise InvalidArgumentError(
-                f"image of {image.shape[2:]} pixels: sides must be multiples of {self.config.factor}"
-            )
+        check_channels("image", image, self.config.in_channels, self.config.factor)
         moments = self.forward_encode(self.backend, rows_from_nchw(np.asarray(image, np.float32)))
         return nchw_from_rows(moments)[:, : self.config.latent_channels].astype(np.float32, copy=False)
 
 
-def check_channels(what: str, x: NDArray[np.float32], channels: int) -> None:
-    """Raise InvalidArgumentError unless x is `[B, channels, H, W]` and not empty."""
+def check_channels(what: str, x: NDArray[np.float32], channels: int, factor: int = 1) -> None:
+    """Raise InvalidArgumentError unless x is `[B, channels, H, W]`, not empty, with sides of whole factors."""
     shape = np.shape(x)
     if len(shape) != 4 or shape[1] != channels or min(shape) < 1:
         raise InvalidArgumentError(f"{what} of shape {shape}: expected (batch, {channels}, height, width)")
+    if shape[2] % factor or shape[3] % factor:
+        raise InvalidArgumentError(f"{what} of shape {shape}: height and width must be multiples of {factor}")
