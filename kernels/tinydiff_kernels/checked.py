@@ -53,8 +53,13 @@ def table_address() -> int:
 
 
 def attach(library: ctypes.CDLL) -> None:
-    """Let a checked library that was compiled ahead of time see the same buffers."""
-    words: Any = (ctypes.c_int64 * TABLE_WORDS).in_dll(library, SYMBOL)
+    """Let a checked library that was compiled ahead of time see the same buffers; once for each library."""
+    attach_address(ctypes.addressof(ctypes.c_int64.in_dll(library, SYMBOL)))
+
+
+def attach_address(address: int) -> None:
+    """The same for code whose table is at this address. It must stay loaded for the rest of the process."""
+    words: Any = (ctypes.c_int64 * TABLE_WORDS).from_address(address)
     theirs: NDArray[np.int64] = np.frombuffer(words, np.int64)
     with _lock:
         theirs[:] = _own

@@ -156,10 +156,11 @@ def run(
     if checked.active():
         with checked.buffers(descriptor, word, writable=(job.counter,)):
             _shared.run(job, count)
+            if not job.errors:
+                checked.raise_if_violated()
     else:
         _shared.run(job, count)
     if job.errors:
         if word[0] == STOPPED_BY_ERROR:
             word[0] = 0
         raise job.errors[0]
-    checked.raise_if_violated()
