@@ -16,7 +16,7 @@ from tinydiff.clip import CLIPTextEncoder
 from tinydiff.config import CLIPConfig, TinyVAEConfig, UNetConfig, VAEConfig
 from tinydiff.errors import ModelFileError, NotYetError, UnsupportedModelError
 from tinydiff.observers import CancelToken, Watchdog
-from tinydiff.parameters import NamedTensor, Parameters
+from tinydiff.parameters import NamedTensor, Parameters, first_names
 from tinydiff.schedulers import sd_pipeline_config
 from tinydiff.suggest import unknown
 from tinydiff.taesd import TinyVAE
@@ -92,7 +92,16 @@ def build(source: ModelSource, *, weights: str, backend: str, prediction_type: s
     text = TextStack(pairs, zero_empty=bool(source.index.get("force_zeros_for_empty_prompt")))
     _check_fit(source, text, unet, vae)
     config, hints = _settle_prediction(source, text, unet, prediction_type)
-    return Model(source, text, unet, vae, config, _defaults(source, unet, vae, config), cancel, (*source.hints, *hints))
+    return Model(
+        source,
+        text,
+        unet,
+        vae,
+        config,
+        _defaults(source, unet, vae, config),
+        cancel,
+        (*source.hints, *hints, *_unused(source)),
+    )
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,13 @@ class Halved:
 
     def reshaped(self, *shape: int) -> Halved:
         return Halved(self.tensor.reshaped(*shape))
+
+
+def _unused(source: ModelSource) -> tuple[str, ...]:
+    """Tensors of the file that no network claims, as one line; the most telling come first."""
+    if not source.unused:
+        return ()
+    return (f"{len(source.unused)} tensors of the file are not used: {first_names(source.unused)}",)
 
 
 def _check_fit(source: ModelSource, text: TextStack, unet: UNet, vae: VAE | TinyVAE) -> None:
@@ -187,10 +203,10 @@ def trial_prediction(text: TextStack, unet: UNet) -> str:
 
 def _defaults(source: ModelSource, unet: UNet, vae: VAE | TinyVAE, scheduler: Mapping[str, Any]) -> Defaults:
     """The model's own (tinydiff.json, or by family), else diffusers' 50 steps at guidance 7.5."""
-    d, factor = source.defaults, vae.config.factor
+    d, factor = dict(source.defaults), vae.config.factor
     height, width = (n * factor for n in unet.config.sample_size)
-    if source.kind == "single_file" and source.family == "sd2" and scheduler.get("prediction_type") == "v_prediction":
-        height = width = 768  # tensors do not tell; every published v model of this family was trained at 768
+    # Stable Diffusion 2 as a single file: tensors do not tell base (512) from v (768), the prediction type does.
+    d |= d.get("by_prediction_type", {}).get(scheduler.get("prediction_type"), {})
     return Defaults(
         steps=int(d.get("num_inference_steps", 50)),
         guidance_scale=float(d.get("guidance_scale", 5.0 if source.family == "sdxl" else 7.5)),

@@ -106,7 +106,7 @@ class Parameters:
         unused = [n for n in self._tensors if n not in self.declared and not n.endswith(tuple(ignored))]
         problems = [("missing", self._missing), ("of another shape", self._misshapen)]
         problems += [("of whole numbers", self._mistyped), ("unused", unused)]
-        found = [f"{len(names)} {what}: {_first(names)}" for what, names in problems if names]
+        found = [f"{len(names)} {what}: {first_names(names)}" for what, names in problems if names]
         if found:
             named = (self._missing + [m.split(" ")[0] for m in self._misshapen + self._mistyped] + unused)[0]
             hint = "The file is damaged, of another kind, or its config.json belongs to another model"
@@ -135,6 +135,7 @@ class Parameters:
         return weight
 
 
-def _first(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """The first few of many names, in words."""
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -15,6 +15,7 @@ from miniatures import components as configs_of
 from numpy.typing import NDArray
 
 import tinydiff
+import tinydiff.loading
 from tinydiff_weights.open import open_model
 from tinydiff_weights.safetensors import StoredTensor
 from tinydiff_weights.source import ModelSource
@@ -103,3 +104,20 @@ def test_every_family_makes_a_picture(tmp_path: Path) -> None:
     for family in FAMILIES:
         path = write_folder(tmp_path / family, family, shards=family == "sd1")
         assert latents(path).shape[1:] == (4, 8, 8)
+
+
+@pytest.mark.parametrize(("prediction", "side"), [("epsilon", 512), ("v_prediction", 768)])
+def test_sd2_single_file_is_told_by_a_trial_and_sized_by_it(
+    prediction: str, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {**single_file("sd2", single_file_parts("sd2")), "optimizer.state": np.zeros(3, np.float32)}
+    file = write(tmp_path / "model.safetensors", arrays)
+    monkeypatch.setattr(tinydiff.loading, "trial_prediction", lambda text, unet: prediction)
+    pipe = tinydiff.Pipeline.from_pretrained(file)
+    assert pipe.scheduler.config["prediction_type"] == prediction
+    assert (pipe.model.defaults.width, pipe.model.defaults.height) == (side, side)
+    assert any("trial forward" in hint and prediction in hint for hint in pipe.model.hints)
+    assert any("not used: optimizer.state" in hint for hint in pipe.model.hints)
+    forced = tinydiff.Pipeline.from_pretrained(file, prediction_type="v_prediction")
+    assert forced.model.defaults.width == 768
+    assert not any("trial" in hint for hint in forced.model.hints)
