@@ -15,7 +15,7 @@ from typing import Any
 
 from tinydiff.errors import InvalidArgumentError, UnsupportedModelError
 from tinydiff.schedulers.base import Scheduler
-from tinydiff.schedulers.config import nearest, resolve
+from tinydiff.schedulers.config import nearest, resolve, shown
 from tinydiff.schedulers.consistency import LCM, TCD
 from tinydiff.schedulers.ddim import DDIM
 from tinydiff.schedulers.ddpm import DDPM
@@ -96,7 +96,7 @@ def _class_of(config: Mapping[str, Any]) -> str:
         raise UnsupportedModelError("scheduler config without _class_name")
     if not isinstance(class_name, str) or class_name not in CLASSES:
         near = nearest(str(class_name), CLASSES)
-        raise UnsupportedModelError(f"scheduler class {class_name!r} is not implemented{near}")
+        raise UnsupportedModelError(f"scheduler class {shown(class_name)} is not implemented{near}")
     return class_name
 
 

@@ -4,7 +4,7 @@ The SDE solver asks for W(b) - W(a) between two noise levels. Were each answer d
 seed would give different pictures. Here the answers are increments of one path, which is fixed by the seed and laid
 out as a binary tree: the value in the middle of an interval is normal, given those at its two ends (the Brownian
 bridge, mean (W(a) + W(b)) / 2, variance (b - a) / 4), and its normal numbers come from a generator seeded by
-the image's seed and the interval's place in the tree. Only the intervals asked for are ever computed, none is stored.
+the image's seed and the interval's place in the tree. Only the intervals asked for are ever computed.
 
 Each image has its own tree, so that image i of a batch equals the one made alone with its seed. Values between the
 2^-20 of the range that the tree resolves are linear. Other tools use torchsde's tree; its numbers are not these.
@@ -13,6 +13,7 @@ Each image has its own tree, so that image i of a batch equals the one made alon
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from tinydiff.rng import Generator, check_seed
 from tinydiff.schedulers.betas import F32, F64
 
 DEPTH = 20
+REMEMBERED = 3  # a step asks for its two ends and its middle
 MASK = 2**64 - 1
 
 
@@ -31,34 +33,60 @@ def node_seed(seed: int, depth: int, place: int) -> int:
     return (mixed ^ (mixed >> 31)) & 0xFFFFFFFF
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A node of the tree: its bounds and the values of W there."""
+
+    place: int
+    low: float
+    high: float
+    left: F64
+    right: F64
+
+
 class BrownianTree:
-    """W on [start, stop], W(start) = 0, for one image of the given shape."""
+    """W on [start, stop], W(start) = 0, for one image of the given shape.
+
+    Remembers the way to its last answer, whose first part the next one shares, and the last few answers; both only save
+    time.
+    """
 
     def __init__(self, seed: int, start: float, stop: float, shape: tuple[int, ...]):
-        self.seed, self.start, self.stop, self.shape = check_seed(seed), float(start), float(stop), shape
+        if not start < stop:
+            raise ValueError(f"a Brownian path from {start} to {stop}")
+        self.seed, self.shape = check_seed(seed), shape
+        end = self._normal(0, 0) * math.sqrt(stop - start)
+        self._way = [Interval(0, float(start), float(stop), np.zeros(shape), end)]
+        self._answers: dict[float, F64] = {}
 
     def _normal(self, depth: int, place: int) -> F64:
         return Generator(node_seed(self.seed, depth, place)).normal(self.shape).astype(np.float64)
 
     def value(self, t: float) -> F64:
         """W(t), float64; t is clamped to the range."""
-        length = self.stop - self.start
-        left, right = np.zeros(self.shape), self._normal(0, 0) * math.sqrt(length)
-        if length <= 0 or t >= self.stop or t <= self.start:
-            return right if t >= self.stop and length > 0 else left
-        place, low, high = 0, self.start, self.stop
-        for depth in range(1, DEPTH + 1):
-            middle = (low + high) / 2
-            value = (left + right) / 2 + self._normal(depth, place) * (math.sqrt(high - low) / 2)
-            if t == middle:
-                return value
-            place *= 2
+        if t not in self._answers:
+            if len(self._answers) >= REMEMBERED:
+                self._answers.pop(next(iter(self._answers)))
+            self._answers[t] = self._descend(t)
+        return self._answers[t]
+
+    def _descend(self, t: float) -> F64:
+        root = self._way[0]
+        if not root.low < t < root.high:
+            return root.left if t <= root.low else root.right
+        while not self._way[-1].low <= t <= self._way[-1].high:
+            self._way.pop()
+        while len(self._way) <= DEPTH:
+            here = self._way[-1]
+            middle = (here.low + here.high) / 2
+            fresh = self._normal(len(self._way), here.place) * (math.sqrt(here.high - here.low) / 2)
+            value = (here.left + here.right) / 2 + fresh
             if t < middle:
-                high, right = middle, value
+                self._way.append(Interval(2 * here.place, here.low, middle, here.left, value))
             else:
-                low, left, place = middle, value, place + 1
-        weight = (t - low) / (high - low)
-        return left + (right - left) * weight
+                self._way.append(Interval(2 * here.place + 1, middle, here.high, value, here.right))
+        leaf = self._way[-1]
+        return leaf.left + (leaf.right - leaf.left) * ((t - leaf.low) / (leaf.high - leaf.low))
 
     def increment(self, a: float, b: float) -> F32:
         """(W(b) - W(a)) / sqrt(b - a) for a < b: unit normal, and additive over neighbouring intervals."""

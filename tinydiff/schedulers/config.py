@@ -33,7 +33,8 @@ def number(low: float, high: float, *, optional: bool = False) -> Rule:
     def rule(value: Any) -> str | None:
         if value is None and optional:
             return None
-        fine = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+        real: Any = value  # an integer too large for a float compares, too
+        fine = isinstance(value, Real) and not isinstance(value, bool) and low <= real <= high
         return None if fine else f"a number from {low:g} to {high:g}"
 
     return rule
@@ -93,10 +94,19 @@ RULES: dict[str, Rule] = {
 }
 
 
+def shown(value: Any) -> str:
+    """A value in a message, cut short. An integer of thousands of digits has no repr at all."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = f"a {type(value).__name__}"
+    return text if len(text) < 80 else text[:77] + "..."
+
+
 # ---- checking ----------------------------------------------------------------------------------------------------
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` or nothing."""
-    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    close = get_close_matches(word[:100], list(known), n=1, cutoff=0.5)
     return f"; the nearest known one is {close[0]!r}" if close else ""
 
 
@@ -104,9 +114,10 @@ def _checked(class_name: str, key: str, value: Any) -> Any:
     """The value as the scheduler uses it; ValueError with the reason otherwise."""
     options = OPTIONS[class_name]
     if key in options.neutral:
-        if value is None or value == options.neutral[key]:
-            return options.neutral[key]
-        raise ValueError(f"{key}={value!r} is not implemented; only {options.neutral[key]!r} is")
+        neutral = options.neutral[key]
+        if value is None or (isinstance(value, bool) and value == neutral):
+            return neutral
+        raise ValueError(f"{key}={shown(value)} is not implemented; only {neutral!r} is")
     if isinstance(value, str):
         value = options.aliases.get(key, {}).get(value, value)
     if key in options.choices:
@@ -114,11 +125,10 @@ def _checked(class_name: str, key: str, value: Any) -> Any:
         if isinstance(value, str | None) and value in allowed:
             return value
         near = nearest(value, [item for item in allowed if item]) if isinstance(value, str) else ""
-        raise ValueError(f"{key}={value!r} does not run; one of {', '.join(map(repr, allowed))}{near}")
+        raise ValueError(f"{key}={shown(value)} does not run; one of {', '.join(map(repr, allowed))}{near}")
     wanted = RULES[key](value)
     if wanted:
-        shown = repr(value)
-        raise ValueError(f"{key}={shown if len(shown) < 80 else shown[:77] + '...'} should be {wanted}")
+        raise ValueError(f"{key}={shown(value)} should be {wanted}")
     return value
 
 
@@ -159,8 +169,9 @@ def resolve(class_name: str, stored: Mapping[str, Any], given: Mapping[str, Any]
     for key in given:
         if key not in options.known():
             raise InvalidArgumentError(f"{class_name} has no option {key!r}{nearest(key, options.known())}")
-    unset = stored.get("_use_default_values") or ()
-    given_once = {**(stored.get("_other_keys") or {}), **stored}
+    unset, others_before = stored.get("_use_default_values"), stored.get("_other_keys")
+    unset = unset if isinstance(unset, list | tuple) else ()
+    given_once = {**(others_before if isinstance(others_before, Mapping) else {}), **stored}
     public = {key: value for key, value in given_once.items() if not key.startswith("_") and key not in unset}
     merged = {**public, **given}
     if "prediction_type" in merged and merged["prediction_type"] is None:
@@ -172,7 +183,7 @@ def resolve(class_name: str, stored: Mapping[str, Any], given: Mapping[str, Any]
         if key not in EVERY_KEY:
             if value is not None and value is not False:
                 near = nearest(key, options.known())
-                raise failure(f"scheduler config of {class_name}: unknown key {key!r} = {value!r}{near}")
+                raise failure(f"scheduler config of {class_name}: unknown key {key!r} = {shown(value)}{near}")
             continue
         if key not in options.defaults and key not in options.neutral:
             others[key] = value  # another class's key, or one without effect: kept for the next change of class

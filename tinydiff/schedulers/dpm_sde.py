@@ -34,6 +34,7 @@ class DPMSolverSDE(KarrasScheduler):
 
     def __init__(self, config: Mapping[str, Any], eta: float | None = None):
         self.seeds = []
+        self._trees: tuple[tuple[Any, ...], list[BrownianTree]] | None = None
         super().__init__(config, eta)
 
     def set_noise_seeds(self, seeds: Sequence[int]) -> None:
@@ -67,11 +68,18 @@ class DPMSolverSDE(KarrasScheduler):
             raise InvalidArgumentError(
                 f"DPM++ SDE: {len(seeds)} noise seeds for {len(x)} images; call set_noise_seeds()"
             )
-        low, high = float(self.sigmas[self.sigmas > 0].min()), float(self.sigmas.max())
-        trees = [BrownianTree(seed, low, high, x.shape[1:]) for seed in seeds]
+        trees = self._trees_of(tuple(seeds), x.shape[1:])
         target = middle if self.start is None else following
         # Time runs against sigma, so the increment of the path changes sign.
         return np.stack([-tree.increment(float(target), float(sigma)) for tree in trees])
+
+    def _trees_of(self, seeds: tuple[int, ...], shape: tuple[int, ...]) -> list[BrownianTree]:
+        """The trees, kept from call to call; made anew they would give the same numbers."""
+        low, high = float(self.sigmas[self.sigmas > 0].min()), float(self.sigmas.max())
+        key = (seeds, shape, low, high)
+        if self._trees is None or self._trees[0] != key:
+            self._trees = (key, [BrownianTree(seed, low, high, shape) for seed in seeds])
+        return self._trees[1]
 
     def _step(self, output: F32, index: int, x: F32, noise: F32) -> tuple[F32, F32]:
         sigma, middle, following = self._ends(index)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinydiff.errors import InvalidArgumentError
-from tinydiff.schedulers.config import nearest
+from tinydiff.schedulers.config import nearest, shown
 from tinydiff.schedulers.options import OPTIONS, SIGMA_KINDS
 
 
@@ -101,7 +101,7 @@ def find(name: str) -> tuple[str, dict[str, Any]]:
     if entry is None:
         known = [*OPTIONS, *(sampler.name for sampler in SAMPLERS), *(sampler.short for sampler in SAMPLERS)]
         known += [f"{sampler.name} {kind}" for sampler, kind in BY_NAME.values() if kind]
-        raise InvalidArgumentError(f"unknown scheduler {name!r}{nearest(name, known)}; `--sampler list` shows all")
+        raise InvalidArgumentError(f"unknown scheduler {shown(name)}{nearest(name, known)}; `--sampler list` shows all")
     sampler, kind = entry
     chosen = {key: False for key in SIGMA_KINDS if key in OPTIONS[sampler.class_name].defaults}
     return sampler.class_name, {**chosen, **sampler.options, **(SCHEDULE_TYPES[kind] if kind else {})}
