@@ -22,7 +22,7 @@ from tinydiff.layers import Context, Downsample, Resnet, SpatialTransformer, Ups
 from tinydiff.parameters import Parameters
 from tinydiff_kernels.backend import Backend
 from tinydiff_kernels.operations import Border
-from tinydiff_kernels.rows import Array, Rows, nchw_from_rows, rows_from_nchw, rows_from_tokens
+from tinydiff_kernels.rows import Array, Rows, ShapeError, nchw_from_rows, rows_from_nchw, rows_from_tokens
 
 SAME = (1, 1, 1, 1)
 
@@ -264,16 +264,19 @@ class UNet:
         needed = shape[0], self.config.cross_attention_dim[0]
         if holds != needed:
             raise InvalidArgumentError("context holds {} x {} channels, not {} x {}".format(*holds, *needed))
-        out = self.forward(
-            self.backend,
-            _image(sample),
-            np.broadcast_to(timesteps.astype(np.float32).reshape(-1), (shape[0],)),
-            context,
-            added=None if added is None else self._added(added, shape[0]),
-            timestep_cond=timestep_cond,
-            down_residuals=None if residuals is None else [_image(r) for r in residuals],
-            mid_residual=None if mid_residual is None else _image(mid_residual),
-        )
+        try:
+            out = self.forward(
+                self.backend,
+                _image(sample),
+                np.broadcast_to(timesteps.astype(np.float32).reshape(-1), (shape[0],)),
+                context,
+                added=None if added is None else self._added(added, shape[0]),
+                timestep_cond=timestep_cond,
+                down_residuals=None if residuals is None else [_image(r) for r in residuals],
+                mid_residual=None if mid_residual is None else _image(mid_residual),
+            )
+        except ShapeError as error:  # of a residual or an added vector: only the layer it meets knows its size
+            raise InvalidArgumentError(f"an argument of the UNet has the wrong size: {error}") from error
         return nchw_from_rows(out).astype(np.float32, copy=False)
 
     def _check(

@@ -142,3 +142,10 @@ def test_lists_and_small_integers_are_ids_too() -> None:
 def test_the_error_is_ours_and_a_value_error() -> None:
     assert issubclass(InvalidArgumentError, TinyDiffError)
     assert issubclass(InvalidArgumentError, ValueError)
+
+
+def test_a_residual_of_the_wrong_size_is_named() -> None:
+    unet = network(UNETS["sd1"], random_tensors("UNet2DConditionModel", UNETS["sd1"], 0), Reference())
+    sample, context = np.zeros((1, 4, 8, 8), np.float32), np.zeros((1, 7, 24), np.float32)
+    with pytest.raises(InvalidArgumentError, match="wrong size: Add"):
+        unet(sample, 1.0, context, mid_residual=np.zeros((1, 32, 9, 9), np.float32))
