@@ -141,6 +141,7 @@ def to_ints() -> Case:
     wild = rng.integers(0, 2**32, 512, dtype=np.uint64).astype(np.uint32).view(np.float32)
     near = (rng.integers(-(2**33), 2**33, 512) / 2).astype(np.float32)
     a = np.resize(np.concatenate([F32_EDGES, wild, near]), 1056)
+    a[np.isnan(a)] = np.nan  # quiet: LLVM does not promise what a signalling NaN does, and arithmetic makes none
     bounded = np.clip(np.where(np.isnan(a), -np.inf, a), -2147483648.0, 2147483520.0)
     expected = np.rint(bounded.astype(np.float64)).astype(np.int32).reshape(-1, 8)
     return Case(a, a, a, len(expected), records(len(expected), to_int=expected))

@@ -56,7 +56,10 @@ def _as_int(x: Any) -> Any:
 
 @composed(_as_int)
 def to_int(x: Vector) -> Vector:
-    """f32 to i32, nearest even, saturating at -2147483648 and 2147483520; NaN gives -2147483648."""
+    """f32 to i32, nearest even, saturating at -2147483648 and 2147483520; NaN gives -2147483648.
+
+    A signalling NaN, which arithmetic never makes, may give either bound.
+    """
     bounded = minimum(maximum(x, full_like(x, SMALLEST)), full_like(x, LARGEST))
     return truncate_in_range(round_even(bounded))
 
