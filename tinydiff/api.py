@@ -33,7 +33,7 @@ class Pipeline:
         self.tokenizer, self.text_encoder = model.text.pairs[0]
         self.tokenizer_2: Tokenizer | None = model.text.pairs[1][0] if len(model.text.pairs) > 1 else None
         self.text_encoder_2: CLIPTextEncoder | None = model.text.pairs[1][1] if len(model.text.pairs) > 1 else None
-        self.scheduler: Scheduler = make(model.scheduler_config)
+        self.scheduler: Scheduler = make(model.scheduler_config, eta=0.0)
 
     @classmethod
     def from_pretrained(

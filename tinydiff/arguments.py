@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,15 +91,16 @@ def settle_scheduler(
 ) -> Scheduler:
     """The scheduler asked for by name, config or object, on the model's betas, with its timesteps set."""
     base = model.scheduler_config
-    options: dict[str, Any] = {} if eta is None else {"eta": number("eta", eta)}
+    given = 0.0 if eta is None else number("eta", eta)  # diffusers' pipelines pass 0 where nothing is said
     if scheduler is None:
-        made = make(base, **options)
+        made = make(base, eta=given)
     elif isinstance(scheduler, Scheduler):
-        made = make({**scheduler.config, "_class_name": scheduler.class_name}, **options) if options else scheduler
+        config = {**scheduler.config, "_class_name": scheduler.class_name}
+        made = scheduler if eta is None else make(config, eta=given)
     elif isinstance(scheduler, str):
-        made = make(scheduler, base=base, **options)
+        made = make(scheduler, base=base, eta=given)
     elif isinstance(scheduler, Mapping):
-        made = make(scheduler, **options)
+        made = make(scheduler, eta=given)
     else:
         raise InvalidArgumentError(f"scheduler must be a name, a config or a Scheduler, not {type(scheduler).__name__}")
     made.set_timesteps(

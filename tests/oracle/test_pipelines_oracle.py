@@ -46,6 +46,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "sd1 euler timesteps": ("sd1", {"timesteps": [900, 500, 100]}, "EulerDiscreteScheduler"),
     "sd1 euler sigmas": ("sd1", {"sigmas": [14.0, 3.0, 0.5, 0.0]}, "EulerDiscreteScheduler"),
     "sd1 tcd": ("sd1", {"eta": 0.3, "num_inference_steps": 4}, "TCDScheduler"),
+    "sd1 tcd without eta": ("sd1", {"num_inference_steps": 4}, "TCDScheduler"),
     "sd2 v prediction": ("sd2", {"negative_prompt": NEGATIVE}, None),
     "sd2 rescale": ("sd2", {"guidance_rescale": 0.7, "num_images_per_prompt": 2}, None),
     "sdxl as it comes": ("sdxl", {}, None),
