@@ -1,0 +1,1 @@
+"""The indirect matmul: linear layers and convolutions by one micro-kernel. `descriptor.py` explains it."""
