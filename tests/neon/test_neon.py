@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import matmul_calls
 import pytest
 import simd_data
 import simd_kernels
@@ -90,6 +91,22 @@ def test_every_kernel_gives_the_same_bits(core: str, path: str, cases: Path, lib
     assert result["best"] == best
     assert result["paths"][-1] == "generic"
     print(core, path, result["model"], result["kernels"], "kernels")
+
+
+@pytest.mark.parametrize(("core", "path"), [("cortex-a53", "neon"), ("cortex-a710", "i8mm")])
+def test_matmul_gives_the_same_bits(core: str, path: str, tmp_path: Path) -> None:
+    """Linear layers with every epilogue and a convolution: this machine's bits, on the core."""
+    export = {"matmul_f32": (dispatch.source("matmul_f32", dispatch.BY_NAME[path]), "void(int64, int64, int64)")}
+    compiled = aot.compile_object(export, aot.Machine.of(dispatch.BY_NAME[path], "aarch64"))
+    assert compiled.undefined == []
+    aot.link_shared([compiled.object], tmp_path / "matmul.so", linker=str(emulator() / "bin/armld"))
+    here = aot.Machine.of(dispatch.available()[0], cpu.this_cpu().arch)
+    native = aot.Loaded(aot.compile_object(export, here).object, ["matmul_f32"]).function("matmul_f32", 3)
+    expected = [result.tobytes() for result in matmul_calls.results(native)]
+    (tmp_path / "expected.pickle").write_bytes(pickle.dumps(expected))
+    script = str(Path(__file__).with_name("run_matmul.py"))
+    result = last_line(on_arm(core, script, str(tmp_path / "matmul.so"), str(tmp_path / "expected.pickle"), *FOLDERS))
+    assert result["calls"] == len(expected) > 6
 
 
 def test_the_emulator_really_lacks_what_the_core_lacks(cases: Path, libraries: dict[str, Path]) -> None:
