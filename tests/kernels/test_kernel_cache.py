@@ -43,11 +43,16 @@ print(json.dumps({{
 """
 
 
+def plain_environment() -> dict[str, str]:
+    """Without what the person who runs the tests may have set for kernels."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("TINYDIFF_", "NUMBA_"))}
+
+
 def program(cache: Path, tiles: int = 2, **environment: str) -> dict[str, Any]:
     """Compile and run a kernel in a fresh process."""
     folders = [str(TESTS), str(TESTS / "kernels"), str(Path(_jit.__file__).parents[1])]
     code = PROGRAM.format(folders=folders, tiles=tiles)
-    variables = {**os.environ, "XDG_CACHE_HOME": str(cache), **environment}
+    variables = {**plain_environment(), "XDG_CACHE_HOME": str(cache), **environment}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -91,7 +96,7 @@ from tinydiff_kernels import _jit
 print(_jit.settings().path.name)
 """
     folders = [str(Path(_jit.__file__).parents[1])]
-    variables = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    variables = {**plain_environment(), "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-c", code.format(folders=folders)]
     free = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     assert free.stdout.split() == [dispatch.available()[0].name], free.stderr

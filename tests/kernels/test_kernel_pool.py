@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import simd_data
 
-from tinydiff_kernels import _jit, pool, simd
+from tinydiff_kernels import _jit, checked, pool, simd
 
 lock = threading.Lock()
 
@@ -231,7 +231,8 @@ def test_a_compiled_kernel_gives_the_same_bits_on_any_number_of_threads() -> Non
     for threads in (1, 2, 3, 5):
         out = np.full_like(x, np.nan)
         desc = np.array([x.ctypes.data, out.ctypes.data, 500], np.int64)
-        pool.run(kernel, desc, threads=threads)
+        with checked.buffers(x, writable=(out,)):
+            pool.run(kernel, desc, threads=threads)
         results.append(out.tobytes())
     assert len(set(results)) == 1
     np.testing.assert_allclose(np.frombuffer(results[0], np.float32), np.exp(x.astype(np.float64)), rtol=2e-7)
@@ -250,7 +251,7 @@ def test_compiled_kernels_release_the_interpreter() -> None:
     desc = np.array([x.ctypes.data, out.ctypes.data, 2**60], np.int64)
     cancel = np.zeros(1, np.int32)
     kernel = _jit.jitted(wait_for_cancel)
-    kernel(desc.ctypes.data, np.ones(1, np.int64).ctypes.data, np.ones(1, np.int32).ctypes.data)  # compile
+    pool.run(kernel, desc, threads=1, cancel=np.ones(1, np.int32))  # compile
     thread = threading.Thread(target=lambda: pool.run(kernel, desc, threads=2, cancel=cancel))
     thread.start()
     time.sleep(0.02)
