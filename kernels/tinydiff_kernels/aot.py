@@ -4,8 +4,8 @@
     compiled = compile_object({"add_rows": (add_rows, "void(int64, int64, int64)")}, machine)
     link_shared([compiled.object], Path("kernels.so"))
 
-A tool of builds and tests: it uses Numba's private code generator and is never imported at run time. The
-functions get plain C entry points, so ctypes calls them where neither Numba nor LLVM is installed.
+A tool of builds and tests: it uses Numba's private code generator (tried with 0.66 and 0.68) and is never imported
+at run time. The functions get plain C entry points, so ctypes calls them where neither Numba nor LLVM is installed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from tinydiff_kernels import dispatch
 from tinydiff_kernels._numba import cgutils, codegen, compiler, compiler_lock, cpu_target, ir, llvm, sigutils, types
+from tinydiff_kernels._numba import version as numba_version
 from tinydiff_kernels.errors import KernelError
 
 Exports = Mapping[str, tuple[Callable[..., Any], str]]  # symbol -> (Python function, Numba signature)
@@ -146,6 +147,8 @@ def _optimise(module: Any, machine: Any, exports: Exports) -> None:
 @compiler_lock  # type: ignore[untyped-decorator]
 def compile_object(exports: Exports, machine: Machine) -> Compiled:
     """Compile functions into one object file with C entry points named as in `exports`."""
+    if not hasattr(llvm, "create_pass_builder"):
+        raise KernelError(f"compiling ahead of time needs a newer Numba than {numba_version}; 0.66 and 0.68 were tried")
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     typing = cpu_target.typing_context
