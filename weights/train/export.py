@@ -3,7 +3,7 @@
     python export.py --run first_light        # from the checkpoints in the cache to ../tinydiff_weights/default
 
 Works on any checkpoint, finished or not. Nothing else is needed to load it:
-`StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)`.
+`StableDiffusionPipeline.from_pretrained(folder).to(torch.float32)`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vae import make_vae
 MAX_BYTES = 12_000_000  # of the whole folder
 DEFAULTS: dict[str, Any] = {  # what the pipeline uses when the caller says nothing
     "num_inference_steps": 20,
-    "guidance_scale": 3.0,
+    "guidance_scale": 2.0,
     "width": 128,
     "height": 128,
     "prompt_examples": ["a red apple", "fish, noto", "a cat, flat", "a rocket"],

@@ -1,6 +1,6 @@
 """A labelled grid of pictures, drawn by diffusers' own pipeline: from a training run or from an exported folder.
 
-python samples.py ../tinydiff_weights/default samples.png --guidance 3 --steps 20
+python samples.py ../tinydiff_weights/default samples.png --guidance 2 --steps 20
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def draw_grid(
     prompts: tuple[str, ...] = PROMPTS,
     *,
     steps: int = 20,
-    guidance: float = 3.0,
+    guidance: float = 2.0,
     seed: int = 0,
     columns: int = COLUMNS,
 ) -> Image.Image:
@@ -55,14 +55,14 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a diffusers folder")
     parser.add_argument("output", type=Path, help="the picture to write")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompt", action="append", help="instead of the built-in twelve; may be given repeatedly")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipeline = StableDiffusionPipeline.from_pretrained(
-        arguments.model, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False
-    )
+        arguments.model, safety_checker=None, requires_safety_checker=False
+    ).to(torch.float32)
     prompts = tuple(arguments.prompt or PROMPTS)
     grid = draw_grid(pipeline, prompts, steps=arguments.steps, guidance=arguments.guidance, seed=arguments.seed)
     grid.save(arguments.output, optimize=True)
