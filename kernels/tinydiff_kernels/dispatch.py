@@ -36,6 +36,11 @@ class Path:
         """LLVM's name of the architecture's base: what the path's features are added to."""
         return {"x86_64": "x86-64"}.get(arch, "generic")
 
+    @property
+    def signed_bytes(self) -> bool:
+        """Quantised activations are stored less 128: ARM's dot products take bytes of one sign."""
+        return "neon" in self.features
+
     def runs_on(self, cpu: Cpu) -> bool:
         return self.arch in (None, cpu.arch) and cpu.features.issuperset(self.features)
 
@@ -60,9 +65,14 @@ BY_NAME = {path.name: path for path in PATHS}
 
 # operation -> path -> "module:function". A path without a row of its own takes the next path below it that has one.
 # One source often serves several paths: compiled for each, it becomes different instructions.
-_FLOAT32 = "tinydiff_kernels.matmul.float32:matmul_f32"
+_MATMUL = "tinydiff_kernels.matmul."
+_F32, _F32_WIDE = _MATMUL + "float32:matmul_f32", _MATMUL + "float32:matmul_f32_wide"
+_F16, _F16_WIDE = _MATMUL + "float32:matmul_f16", _MATMUL + "float32:matmul_f16_wide"
+_I8, _I8_WIDE, _I8_SIGNED = (_MATMUL + "int8:matmul_i8" + end for end in ("", "_wide", "_signed"))
 KERNELS: dict[str, dict[str, str]] = {
-    "matmul_f32": {"neon": _FLOAT32, "avx2": _FLOAT32, "generic": _FLOAT32},
+    "matmul_f32": {"neon": _F32, "avx512vnni": _F32_WIDE, "avx2": _F32, "generic": _F32},
+    "matmul_f16": {"neon": _F16, "avx512vnni": _F16_WIDE, "avx2": _F16, "generic": _F16},
+    "matmul_i8": {"neon": _I8_SIGNED, "avx512vnni": _I8_WIDE, "avx2": _I8, "generic": _I8},
 }
 
 

@@ -6,19 +6,20 @@ A kernel reads fields at fixed byte offsets (`load(i64, desc, INPUT)`), each a m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def filled(count: int, values: Mapping[int, int]) -> NDArray[np.int64]:
-    """`count` words with these values at these byte offsets, the rest zero.
+def filled(count: int, values: Mapping[int, int | NDArray[Any]]) -> NDArray[np.int64]:
+    """`count` words with these values at these byte offsets, the rest zero. An array stands for its address.
 
-    Words hold addresses: every array they point to must outlive the kernel's call.
+    Every array that words point to must outlive the kernel's call.
     """
     words = np.zeros(count, np.int64)
     for offset, value in values.items():
-        words[offset // 8] = value
+        words[offset // 8] = value.ctypes.data if isinstance(value, np.ndarray) else value
     return words
 
 

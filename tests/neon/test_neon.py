@@ -93,20 +93,30 @@ def test_every_kernel_gives_the_same_bits(core: str, path: str, cases: Path, lib
     print(core, path, result["model"], result["kernels"], "kernels")
 
 
-@pytest.mark.parametrize(("core", "path"), [("cortex-a53", "neon"), ("cortex-a710", "i8mm")])
+@pytest.mark.parametrize(("core", "path"), [("cortex-a53", "neon"), ("cortex-a76", "dotprod"), ("cortex-a710", "i8mm")])
 def test_matmul_gives_the_same_bits(core: str, path: str, tmp_path: Path) -> None:
-    """Linear layers with every epilogue and a convolution: this machine's bits, on the core."""
-    export = {"matmul_f32": (dispatch.source("matmul_f32", dispatch.BY_NAME[path]), "void(int64, int64, int64)")}
-    compiled = aot.compile_object(export, aot.Machine.of(dispatch.BY_NAME[path], "aarch64"))
+    """Linear layers with every epilogue and convolutions, in each kind of weight: this machine's bits, on the core."""
+
+    def exports(of: str) -> dict[str, Any]:
+        source = {name: dispatch.source(name, dispatch.BY_NAME[of]) for name in matmul_calls.KINDS}
+        return {name: (function, "void(int64, int64, int64)") for name, function in source.items()}
+
+    compiled = aot.compile_object(exports(path), aot.Machine.of(dispatch.BY_NAME[path], "aarch64"))
     assert compiled.undefined == []
     aot.link_shared([compiled.object], tmp_path / "matmul.so", linker=str(emulator() / "bin/armld"))
-    here = aot.Machine.of(dispatch.available()[0], cpu.this_cpu().arch)
-    native = aot.Loaded(aot.compile_object(export, here).object, ["matmul_f32"]).function("matmul_f32", 3)
-    expected = [result.tobytes() for result in matmul_calls.results(native)]
+    best = dispatch.available()[0]
+    native = aot.Loaded(
+        aot.compile_object(exports(best.name), aot.Machine.of(best, cpu.this_cpu().arch)).object,
+        list(matmul_calls.KINDS),
+    )
+    expected = {
+        name: [r.tobytes() for r in matmul_calls.results(name, native.function(name, 3), signed=False)]
+        for name in matmul_calls.KINDS
+    }
     (tmp_path / "expected.pickle").write_bytes(pickle.dumps(expected))
     script = str(Path(__file__).with_name("run_matmul.py"))
     result = last_line(on_arm(core, script, str(tmp_path / "matmul.so"), str(tmp_path / "expected.pickle"), *FOLDERS))
-    assert result["calls"] == len(expected) > 6
+    assert result["calls"] == sum(map(len, expected.values())) > 20
 
 
 def test_the_emulator_really_lacks_what_the_core_lacks(cases: Path, libraries: dict[str, Path]) -> None:

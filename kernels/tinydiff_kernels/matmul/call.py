@@ -1,4 +1,8 @@
-"""Linear layers and convolutions as calls of the indirect matmul: row offsets, tap distances, one run of the pool."""
+"""An indirect matmul as the fields of its descriptor.
+
+Operands are anything that `Fields` may hold: addresses, arrays (tests and benchmarks run them with `run`), or the
+planned buffers of a program, whose addresses are filled in later.
+"""
 
 from __future__ import annotations
 
@@ -8,126 +12,89 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_kernels import checked, pool
-from tinydiff_kernels.matmul.descriptor import SCRATCH_BYTES, Float32, Int64, Matmul, as_offsets
-from tinydiff_kernels.rows import Grid
+from tinydiff_kernels import checked, pool, words
+from tinydiff_kernels.matmul import descriptor as d
+from tinydiff_kernels.matmul.geometry import Geometry
+from tinydiff_kernels.matmul.packing import Packed
 
 Kernel = Callable[[int, int, int], None]
+Fields = dict[int, Any]
+PANEL_CACHE = 256 * 1024  # bytes of weights that should stay in the second-level cache during a block
+BLOCK_ROWS = 96
+RECORD_BYTES = 8  # float32 scale, int32 zero point
 
 
-def run(kernel: Kernel, call: Matmul, *, threads: int | None = None, cancel: NDArray[np.int32] | None = None) -> None:
-    """Run one indirect matmul."""
-    if len(call.rows) == 0 or call.columns == 0:
+def matmul_fields(
+    packed: Packed,
+    geometry: Geometry,
+    *,
+    input: Any,
+    output: Any,
+    bias: Any,
+    scratch: Any,
+    table: Any = 0,
+    table_stride: int = 0,
+    residual: Any = 0,
+    activation: str | None = None,
+    records: Any = 0,
+    record_per_image: bool = False,
+) -> Fields:
+    """`bias` is float32 padded to whole panels; `table` has a row of `table_stride` bytes for each image."""
+    by_image = geometry.images
+    record_rows = by_image if record_per_image else np.arange(geometry.count, dtype=np.int64)
+    block_rows, block_panels = blocks(geometry.count, packed)
+    fields: Fields = {
+        d.INPUT: input,
+        d.ROWS: geometry.rows,
+        d.TAPS: geometry.taps,
+        d.TAP_COUNT: len(geometry.taps),
+        d.STEPS: packed.steps,
+        d.WEIGHTS: packed.data,
+        d.OUTPUT: output,
+        d.OUTPUT_ROWS: geometry.output_rows,
+        d.ROW_COUNT: geometry.count,
+        d.COLUMNS: packed.outputs,
+        d.BIAS: bias,
+        d.TABLE: table,
+        d.TABLE_ROWS: by_image * table_stride if table_stride else 0,
+        d.RESIDUAL: residual,
+        d.ACTIVATION: d.ACTIVATIONS[activation],
+        d.BLOCK_ROWS: block_rows,
+        d.BLOCK_PANELS: block_panels,
+        d.SCRATCH: scratch,
+        d.GATED: int(packed.gated),
+    }
+    if packed.scales is not None:
+        fields |= {
+            d.COLUMN_SCALES: packed.scales,
+            d.COLUMN_SUMS: packed.sums,
+            d.RECORDS: records,
+            d.RECORD_ROWS: record_rows * RECORD_BYTES,
+            d.GROUP_SCALES: 0 if packed.group_scales is None else packed.group_scales,
+        }
+    return fields
+
+
+def blocks(rows: int, packed: Packed) -> tuple[int, int]:
+    """Rows and panels of a unit of work: few rows are taken whole, so that weights are read once."""
+    panels = max(2, PANEL_CACHE // max(packed.panel_bytes, 1) // 2 * 2)
+    height = -(-rows // d.ROW_MULTIPLE) * d.ROW_MULTIPLE if rows <= 2 * BLOCK_ROWS else BLOCK_ROWS
+    return height, panels
+
+
+def run(kernel: Kernel, fields: Fields, *, threads: int | None = None, cancel: NDArray[np.int32] | None = None) -> None:
+    """Run one call whose operands are arrays."""
+    if fields[d.ROW_COUNT] == 0 or fields[d.COLUMNS] == 0:
         return
-    count = pool.default_threads() if threads is None else threads
-    rows = call.padded_rows()
-    scratch = np.zeros(count * SCRATCH_BYTES, np.uint8)
-    words = call.words(rows, scratch)
+    desc = words.filled(d.WORDS, fields)
     if not checked.active():
-        pool.run(kernel, words, threads=count, cancel=cancel)
+        pool.run(kernel, desc, threads=threads, cancel=cancel)
         return
-    readable: list[NDArray[Any]] = [
-        call.input,
-        rows,
-        call.taps,
-        call.weights,
-        call.output_rows,
-        call.table,
-        call.table_rows,
-    ]
-    if call.residual is not None:
-        readable.append(call.residual)
-    with checked.buffers(*readable, writable=(call.output, scratch)):
-        pool.run(kernel, words, threads=count, cancel=cancel)
+    written = (fields[d.OUTPUT], fields[d.SCRATCH])
+    read = [x for x in fields.values() if isinstance(x, np.ndarray) and not any(x is w for w in written)]
+    with checked.buffers(*read, writable=written):
+        pool.run(kernel, desc, threads=threads, cancel=cancel)
 
 
-def linear(
-    kernel: Kernel,
-    x: Float32,
-    packed: Float32,
-    outputs: int,
-    table: Float32,
-    *,
-    residual: Float32 | None = None,
-    activation: str | None = None,
-    threads: int | None = None,
-) -> Float32:
-    """act(x @ weight.T + table + residual): x `[rows, in]`, `packed` of weight `[out, in]`, table padded: row i for
-    the i-th of equal parts of the rows (bias and time embedding of image i)."""
-    count, inputs = x.shape
-    out = np.empty((count, outputs), np.float32)
-    call = Matmul(
-        input=x,
-        rows=np.arange(count, dtype=np.int64) * (4 * inputs),
-        taps=as_offsets([0]),
-        depth=inputs,
-        weights=packed,
-        output=out,
-        output_rows=np.arange(count, dtype=np.int64) * (4 * outputs),
-        columns=outputs,
-        table=table,
-        table_rows=_table_rows(table, count),
-        residual=residual,
-        activation=activation,
-    )
-    run(kernel, call, threads=threads)
-    return out
-
-
-def conv(
-    kernel: Kernel,
-    x: Float32,
-    grid: Grid,
-    packed: Float32,
-    outputs: int,
-    size: tuple[int, int],
-    table: Float32,
-    *,
-    stride: int = 1,
-    padding: tuple[int, int, int, int] = (1, 1, 1, 1),
-    border: str = "zero",
-    residual: Float32 | None = None,
-    activation: str | None = None,
-    threads: int | None = None,
-) -> Float32:
-    """Convolution of x `[B*H*W, in]` with a kernel of `size` (kh, kw); the rest as `linear`.
-
-    padding is (top, bottom, left, right); border "zero" or "circular". Returns `[B*H'*W', out]`.
-    """
-    top, bottom, left, right = padding
-    edges = ((0, 0), (top, bottom), (left, right), (0, 0))
-    image = np.pad(x.reshape(*grid, -1), edges, mode="wrap" if border == "circular" else "constant")
-    rows, taps = image_offsets(image.shape, size, stride)
-    out = np.empty((len(rows), outputs), np.float32)
-    call = Matmul(
-        input=image,
-        rows=rows,
-        taps=taps,
-        depth=image.shape[3],
-        weights=packed,
-        output=out,
-        output_rows=np.arange(len(rows), dtype=np.int64) * (4 * outputs),
-        columns=outputs,
-        table=table,
-        table_rows=_table_rows(table, len(rows)),
-        residual=residual,
-        activation=activation,
-    )
-    run(kernel, call, threads=threads)
-    return out
-
-
-def image_offsets(shape: tuple[int, ...], size: tuple[int, int], stride: int) -> tuple[Int64, Int64]:
-    """Byte offsets of output rows and of taps in a padded image `[B, H, W, C]` of float32."""
-    batch, height, width, channels = shape
-    (kernel_h, kernel_w), pixel = size, 4 * channels
-    images = np.arange(batch)[:, None, None] * (height * width)
-    lines = np.arange(0, height - kernel_h + 1, stride)[None, :, None] * width
-    columns = np.arange(0, width - kernel_w + 1, stride)[None, None, :]
-    taps = np.arange(kernel_h)[:, None] * width + np.arange(kernel_w)
-    return as_offsets((images + lines + columns).ravel() * pixel), as_offsets(taps.ravel() * pixel)
-
-
-def _table_rows(table: Float32, count: int) -> Int64:
-    """Each row of the table serves an equal share of the output rows, in order."""
-    return as_offsets(np.arange(count) * len(table) // max(count, 1) * (4 * table.shape[1]))
+def scratch_for(threads: int) -> NDArray[np.uint8]:
+    return np.zeros(threads * d.SCRATCH_BYTES, np.uint8)

@@ -1,0 +1,167 @@
+"""What happens to a finished tile while it is in the first-level cache, and the loop over tiles.
+
+    x = value(tile)  +  table[m, n]  +  residual[m, n];  C[m, n] = act(x), or value * gelu(gate)
+
+`value` is sum + bias of float weights, or the dequantised sum of integers. All parts are switched by fields of the
+descriptor, which are the same for a whole call, so that branches are free and few functions need compiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tinydiff_kernels.matmul.descriptor import (
+    ACTIVATION,
+    BIAS,
+    BLOCK_PANELS,
+    BLOCK_ROWS,
+    COLUMN_SCALES,
+    COLUMN_SUMS,
+    COLUMNS,
+    GATED,
+    NEXT_WORKER,
+    OUTPUT,
+    OUTPUT_ROWS,
+    RECORD_ROWS,
+    RECORDS,
+    RESIDUAL,
+    ROW_COUNT,
+    SCRATCH,
+    SCRATCH_BYTES,
+    TABLE,
+    TABLE_ROWS,
+)
+from tinydiff_kernels.matmul.tiles import nothing
+from tinydiff_kernels.simd import (
+    Scalar,
+    Vector,
+    composed,
+    f32,
+    f32x16,
+    fetch_add,
+    fma,
+    full_like,
+    gelu,
+    high_half,
+    i32,
+    i32x16,
+    i64,
+    load,
+    load_acquire,
+    low_half,
+    maximum,
+    quick_gelu,
+    silu,
+    soft_clip,
+    splat,
+    store,
+    to_float,
+)
+
+Function = Callable[..., Any]
+
+
+@composed(lambda x, activation: x)
+def activate(x: Vector, activation: int) -> Vector:
+    """By a number that is the same for the whole call, so that the branch is free."""
+    if activation == 1:
+        return silu(x)
+    if activation == 2:
+        return gelu(x)
+    if activation == 3:
+        return quick_gelu(x)
+    if activation == 4:
+        return maximum(x, full_like(x, 0.0))
+    if activation == 5:
+        return soft_clip(x)
+    return x
+
+
+@composed(nothing)
+def copy_floats(source: int, target: int, count: int) -> None:
+    for i in range(count):
+        store(target, 4 * i, load(f32, source, 4 * i))
+
+
+@composed(lambda *_: f32x16)
+def float_value(desc: int, row: int, column: int, sums: int) -> Vector:
+    """sum + bias. `column` is a byte offset of float32 columns."""
+    return load(f32x16, sums, 0) + load(f32x16, load(i64, desc, BIAS), column)
+
+
+@composed(lambda *_: f32x16)
+def dequantised_value(desc: int, row: int, column: int, sums: int) -> Vector:
+    """(sum - zero * column sum) * (scale of the row * scale of the column) + bias."""
+    record = load(i64, desc, RECORDS) + load(i64, load(i64, desc, RECORD_ROWS), 8 * row)
+    zeros = splat(i32x16, load(i32, record, 4)) * load(i32x16, load(i64, desc, COLUMN_SUMS), column)
+    exact = to_float(load(i32x16, sums, 0) - zeros)
+    scale = splat(f32x16, load(f32, record, 0)) * load(f32x16, load(i64, desc, COLUMN_SCALES), column)
+    return fma(exact, scale, load(f32x16, load(i64, desc, BIAS), column))
+
+
+def finisher(value: Function) -> Function:
+    """`finish(desc, first_row, rows, panel, sums, stride, edge)`: `rows` rows of one panel from scratch to C.
+
+    `sums` is the address of the panel's first row in scratch, `stride` the bytes between rows; `edge` has room for a
+    row: where a panel is cut by the edge of the matrix no byte beyond its row is touched.
+    """
+
+    @composed(nothing)
+    def finish(desc: int, first_row: int, rows: int, panel: int, sums: int, stride: int, edge: int) -> None:
+        output, residual, table = load(i64, desc, OUTPUT), load(i64, desc, RESIDUAL), load(i64, desc, TABLE)
+        activation, gated = load(i64, desc, ACTIVATION), load(i64, desc, GATED)
+        output_rows, table_rows = load(i64, desc, OUTPUT_ROWS), load(i64, desc, TABLE_ROWS)
+        width = 16 - 8 * gated
+        columns = min(width, load(i64, desc, COLUMNS) - width * panel)
+        for r in range(rows):
+            row = first_row + r
+            x = value(desc, row, 64 * panel, sums + stride * r)
+            place = load(i64, output_rows, 8 * row) + 4 * width * panel
+            target = output + place if columns == width else edge
+            if gated != 0:
+                store(target, 0, low_half(x) * gelu(high_half(x)))
+            else:
+                if table != 0:
+                    x = x + load(f32x16, table + load(i64, table_rows, 8 * row), 64 * panel)
+                if residual != 0:
+                    if columns < 16:
+                        copy_floats(residual + place, edge, columns)
+                        x = x + load(f32x16, edge, 0)
+                    else:
+                        x = x + load(f32x16, residual, place)
+                store(target, 0, activate(x, activation))
+            if columns < width:
+                copy_floats(edge, output + place, columns)
+
+    return finish
+
+
+def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int) -> Function:
+    """`run(desc, counter, cancel)`: take blocks of tiles until none is left; in a block a panel serves all rows."""
+
+    @composed(nothing)
+    def run(desc: int, counter: int, cancel: int) -> None:
+        scratch = load(i64, desc, SCRATCH) + SCRATCH_BYTES * fetch_add(counter + NEXT_WORKER, 1)
+        edge = scratch + 64 * tile_panels * tile_rows
+        rows, block_rows = load(i64, desc, ROW_COUNT), load(i64, desc, BLOCK_ROWS)
+        width = 16 - 8 * load(i64, desc, GATED)
+        panels, block_panels = (load(i64, desc, COLUMNS) + width - 1) // width, load(i64, desc, BLOCK_PANELS)
+        across = (rows + block_rows - 1) // block_rows
+        blocks = across * ((panels + block_panels - 1) // block_panels)
+        while load_acquire(cancel) == 0:
+            block = fetch_add(counter, 1)
+            if block >= blocks:
+                break
+            first, first_panel = block % across * block_rows, block // across * block_panels
+            for panel in range(first_panel, min(panels, first_panel + block_panels), tile_panels):
+                for row in range(first, min(rows, first + block_rows), tile_rows):
+                    multiply(desc, row // tile_rows, panel, panels, scratch)
+                    inside = min(tile_rows, rows - row)
+                    for beside in range(min(tile_panels, panels - panel)):
+                        finish(desc, row, inside, panel + beside, scratch + 64 * beside, 64 * tile_panels, edge)
+
+    return run
+
+
+__all__ = ["Scalar", "activate", "dequantised_value", "finisher", "float_value", "tiled"]

@@ -1,0 +1,68 @@
+"""matmul_i8: the indirect matmul on quantised activations and int8 weights, exact in 32-bit integers.
+
+    C[m, n] = act((sum q * w - zero[m] * colsum[n]) * (scale[m] * scale[n]) + bias[n] + table[m, n] + residual[m, n])
+
+q are bytes with a zero point, one record (scale, zero) a row (linear) or an image (convolutions, whose padding is the
+zero point); w are int8 packed in groups of four channels. On x86 q is unsigned (vpdpbusd; vpmaddubsw on AVX2, exact because
+packing keeps |w[2i]| + |w[2i + 1]| <= 128); on ARM it is signed, q - 128 with its zero point moved too (sdot, smmla).
+Reference: `ref/quantise.py`. Depth: up to 33,000 channels times taps before 32 bits could overflow.
+"""
+
+from __future__ import annotations
+
+from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
+from tinydiff_kernels.matmul.tiles import eight_rows, six_rows
+from tinydiff_kernels.simd import (
+    Vector,
+    composed,
+    dot,
+    dot_limited,
+    i8x64,
+    i32x16,
+    i32x32,
+    load,
+    load_group,
+    u8x64,
+    u8x128,
+)
+
+
+@composed(lambda sums, *_: sums)
+def unsigned_16(sums: Vector, address: int, offset: int, weights: Vector) -> Vector:
+    return dot_limited(sums, load_group(u8x64, address, offset), weights)
+
+
+@composed(lambda sums, *_: sums)
+def unsigned_32(sums: Vector, address: int, offset: int, weights: Vector) -> Vector:
+    return dot_limited(sums, load_group(u8x128, address, offset), weights)
+
+
+@composed(lambda sums, *_: sums)
+def signed_16(sums: Vector, address: int, offset: int, weights: Vector) -> Vector:
+    return dot(sums, load_group(i8x64, address, offset), weights)
+
+
+@composed(lambda address: i8x64)
+def byte_weights(address: int) -> Vector:
+    return load(i8x64, address, 0)
+
+
+_finish = finisher(dequantised_value)
+_unsigned_6x16 = tiled(six_rows(i32x16, unsigned_16, byte_weights, 64), _finish, 6, 1)
+_unsigned_8x32 = tiled(eight_rows(i32x32, unsigned_32, byte_weights, 64), _finish, 8, 2)
+_signed_6x16 = tiled(six_rows(i32x16, signed_16, byte_weights, 64), _finish, 6, 1)
+
+
+def matmul_i8(desc: int, counter: int, cancel: int) -> None:
+    """Tile 6 x 16 of unsigned activations: a step is 12 x (vpmaddubsw, vpmaddwd, vpaddd) and 8 loads on AVX2."""
+    _unsigned_6x16(desc, counter, cancel)
+
+
+def matmul_i8_wide(desc: int, counter: int, cancel: int) -> None:
+    """Tile 8 x 32 of unsigned activations: a step is 16 vpdpbusd and 10 loads on AVX-512."""
+    _unsigned_8x32(desc, counter, cancel)
+
+
+def matmul_i8_signed(desc: int, counter: int, cancel: int) -> None:
+    """Tile 6 x 16 of signed activations: a step is 24 sdot, 6 ld1r and 2 ldp on NEON."""
+    _signed_6x16(desc, counter, cancel)

@@ -1,0 +1,99 @@
+"""The micro-kernel: a few rows of A times one or two panels of B, held in registers. Every matmul kernel is made of it.
+
+`accumulate(sums, address, offset, weights)` is one step of the inner loop for one row: an fma of one float32, or a dot
+product of four bytes. `weights_of(address)` reads the 16 columns of one step, `step_bytes` of packed B. What differs
+between float32, half and int8 weights is in these two; what differs between machines is the shape of the tile:
+
+    6 x 16    twelve 256-bit accumulators of AVX2's sixteen registers, twenty-four of NEON's thirty-two
+    8 x 32    sixteen 512-bit accumulators: AVX-512 starts two fma a cycle that take four, so it needs eight at least;
+              and eight row addresses, for which there are registers
+
+Every output is one chain over taps and channels in their order, so the bits depend on neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tinydiff_kernels._numba import types
+from tinydiff_kernels.matmul.descriptor import INPUT, ROWS, STEPS, TAP_COUNT, TAPS, WEIGHTS
+from tinydiff_kernels.simd import combine, composed, i64, load, store, zero
+
+Function = Callable[..., Any]
+
+
+def nothing(*_arguments: Any) -> Any:
+    return types.void
+
+
+def six_rows(kind: Any, accumulate: Function, weights_of: Function, step_bytes: int) -> Function:
+    """`multiply(desc, tile, panel, panels, scratch)`: the tile's sums as `[6, 16]` of `kind` in scratch."""
+
+    @composed(nothing)
+    def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> None:
+        base, rows = load(i64, desc, INPUT), load(i64, desc, ROWS) + 48 * tile
+        a0, a1, a2 = base + load(i64, rows, 0), base + load(i64, rows, 8), base + load(i64, rows, 16)
+        a3, a4, a5 = base + load(i64, rows, 24), base + load(i64, rows, 32), base + load(i64, rows, 40)
+        taps, tap_count, steps = load(i64, desc, TAPS), load(i64, desc, TAP_COUNT), load(i64, desc, STEPS)
+        b = load(i64, desc, WEIGHTS) + step_bytes * steps * tap_count * panel
+        c0, c1, c2, c3, c4, c5 = zero(kind), zero(kind), zero(kind), zero(kind), zero(kind), zero(kind)
+        for t in range(tap_count):
+            start = load(i64, taps, 8 * t)
+            for at in range(start, start + 4 * steps, 4):
+                w = weights_of(b)
+                c0 = accumulate(c0, a0, at, w)
+                c1 = accumulate(c1, a1, at, w)
+                c2 = accumulate(c2, a2, at, w)
+                c3 = accumulate(c3, a3, at, w)
+                c4 = accumulate(c4, a4, at, w)
+                c5 = accumulate(c5, a5, at, w)
+                b += step_bytes
+        store(scratch, 0, c0)
+        store(scratch, 64, c1)
+        store(scratch, 128, c2)
+        store(scratch, 192, c3)
+        store(scratch, 256, c4)
+        store(scratch, 320, c5)
+
+    return multiply
+
+
+def eight_rows(kind: Any, accumulate: Function, weights_of: Function, step_bytes: int) -> Function:
+    """The same for `[8, 32]`: two panels side by side. A last odd panel is multiplied twice, and stored once."""
+
+    @composed(nothing)
+    def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> None:
+        base, rows = load(i64, desc, INPUT), load(i64, desc, ROWS) + 64 * tile
+        a0, a1, a2 = base + load(i64, rows, 0), base + load(i64, rows, 8), base + load(i64, rows, 16)
+        a3, a4, a5 = base + load(i64, rows, 24), base + load(i64, rows, 32), base + load(i64, rows, 40)
+        a6, a7 = base + load(i64, rows, 48), base + load(i64, rows, 56)
+        taps, tap_count, steps = load(i64, desc, TAPS), load(i64, desc, TAP_COUNT), load(i64, desc, STEPS)
+        panel_bytes = step_bytes * steps * tap_count
+        b = load(i64, desc, WEIGHTS) + panel_bytes * panel
+        beside = panel_bytes * min(1, panels - 1 - panel)
+        c0, c1, c2, c3 = zero(kind), zero(kind), zero(kind), zero(kind)
+        c4, c5, c6, c7 = zero(kind), zero(kind), zero(kind), zero(kind)
+        for t in range(tap_count):
+            start = load(i64, taps, 8 * t)
+            for at in range(start, start + 4 * steps, 4):
+                w = combine(weights_of(b), weights_of(b + beside))
+                c0 = accumulate(c0, a0, at, w)
+                c1 = accumulate(c1, a1, at, w)
+                c2 = accumulate(c2, a2, at, w)
+                c3 = accumulate(c3, a3, at, w)
+                c4 = accumulate(c4, a4, at, w)
+                c5 = accumulate(c5, a5, at, w)
+                c6 = accumulate(c6, a6, at, w)
+                c7 = accumulate(c7, a7, at, w)
+                b += step_bytes
+        store(scratch, 0, c0)
+        store(scratch, 128, c1)
+        store(scratch, 256, c2)
+        store(scratch, 384, c3)
+        store(scratch, 512, c4)
+        store(scratch, 640, c5)
+        store(scratch, 768, c6)
+        store(scratch, 896, c7)
+
+    return multiply

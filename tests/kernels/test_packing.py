@@ -1,0 +1,81 @@
+"""Weights in the kernels' order and back; the bounds of quantised ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matmul_calls import numbers
+
+from tinydiff_kernels.matmul import packing
+from tinydiff_kernels.ref import quantised_weights as q8
+
+SHAPES = [(1, 1), (15, 3), (16, 4), (17, 9), (33, 40), (5, 3, 3, 3), (20, 12, 3, 3), (16, 8, 2, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+def test_floats_come_back(shape: tuple[int, ...], kind: packing.Kind) -> None:
+    weight = numbers(1, *shape).astype(np.float16).astype(np.float32)
+    packed = packing.pack_float(weight, "f16" if kind == "f16" else "f32")
+    assert packed.data.shape[3] == 16
+    np.testing.assert_array_equal(packing.unpack_float(packed, shape), weight)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_integers_come_back(shape: tuple[int, ...]) -> None:
+    q, scales = q8.quantise_i8(numbers(1, *shape))
+    packed = packing.pack_i8(numbers(1, *shape))
+    assert packed.data.shape[3:] == (16, 4)
+    assert packed.steps % 2 == 0
+    np.testing.assert_array_equal(packing.unpack_integers(packed, shape), q)
+    assert packed.scales is not None
+    assert packed.sums is not None
+    np.testing.assert_array_equal(packed.scales[: shape[0]], scales)
+    np.testing.assert_array_equal(packed.sums[: shape[0]], q.reshape(shape[0], -1).sum(1, dtype=np.int32))
+    assert not packed.sums[shape[0] :].any()
+
+
+@pytest.mark.parametrize("half", [1, 8, 11])
+def test_gates_lie_beside_their_values(half: int) -> None:
+    weight = numbers(1, 2 * half, 12)
+    for packed in (packing.pack_float(weight, gated=True), packing.pack_i8(weight, gated=True)):
+        assert packed.outputs == half
+        assert packed.panels == -(-half // 8)
+    unpacked = packing.unpack_float(packing.pack_float(weight, gated=True), weight.shape)
+    np.testing.assert_array_equal(unpacked, weight)
+    q, _ = q8.quantise_i8(weight)
+    np.testing.assert_array_equal(packing.unpack_integers(packing.pack_i8(weight, gated=True), weight.shape), q)
+
+
+def test_the_layout_is_what_the_document_says() -> None:
+    """int8: [panels of 16][taps][channels / 4][16][4]."""
+    q = np.arange(17 * 5 * 2 * 2, dtype=np.int64).reshape(17, 5, 2, 2) % 100 - 50
+    data = packing.pack_integers(q.astype(np.int8), np.ones(17, np.float32), 17).data
+    assert data.shape == (2, 4, 2, 16, 4)
+    assert data[1, 3, 1, 0, 0] == q[16, 4, 1, 1]
+    assert data[0, 2, 0, 7, 3] == q[7, 3, 1, 0]
+    assert data[1, 0, 0, 1, 0] == 0
+    assert data[0, 0, 1, 0, 1] == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("spread", [1.0, 8.0])
+def test_quantised_weights_keep_their_bounds(shape: tuple[int, ...], spread: float) -> None:
+    weight = numbers(1, *shape) ** 3 * spread
+    q, scales = q8.quantise_i8(weight)
+    assert np.abs(q.astype(int)).max() <= q8.LARGEST
+    assert q8.pair_sums(q.astype(np.float32)).max() <= q8.PAIR_LIMIT
+    error = np.abs(q8.dequantise_i8(q, scales) - weight)
+    assert (error <= 0.5001 * scales.reshape(-1, *[1] * (len(shape) - 1))).all()
+
+
+def test_quantising_odd_weights() -> None:
+    """Zeros have scale 1; channels that are not finite say so in their scale and disturb no other."""
+    weight = numbers(1, 4, 6)
+    weight[0], weight[1, 2], weight[2, 0] = 0, np.nan, np.inf
+    q, scales = q8.quantise_i8(weight)
+    assert scales[0] == 1
+    assert np.isnan(scales[1:3]).all()
+    assert not q[:3].any()
+    assert q[3].any()
+    assert np.isfinite(scales[3])
