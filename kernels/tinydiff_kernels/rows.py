@@ -7,7 +7,7 @@ a matmul with nine taps. NCHW exists only at the public edge (`rows_from_nchw`, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,17 +36,30 @@ class Grid(NamedTuple):
         return self.batch * self.height * self.width
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+class Maker(Protocol):
+    """A backend that computes an activation when it is looked at."""
+
+    def make(self, rows: Rows) -> Array:
+        """The matrix of an activation that this backend returned."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Rows:
-    """One activation: its grid, its channels, and the matrix (None while only planning)."""
+    """One activation: its grid, its channels, and the matrix.
+
+    `data` is None while only planning, and until somebody asks where a backend computes on demand (`maker`).
+    """
 
     grid: Grid
     channels: int
     data: Array | None = None
+    maker: Maker | None = None
 
     @property
     def array(self) -> Array:
         """The matrix, `[grid.rows, channels]`."""
+        if self.data is None and self.maker is not None:
+            object.__setattr__(self, "data", self.maker.make(self))
         if self.data is None:
             raise ShapeError("this activation was planned, not computed: it has a shape but no values")
         return self.data

@@ -39,7 +39,8 @@ def matmul_fields(
     records: Any = 0,
     record_per_image: bool = False,
 ) -> Fields:
-    """`bias` is float32 padded to whole panels; `table` has a row of `table_stride` bytes for each image."""
+    """`bias` is float32 padded to whole panels; `table` has a row of `table_stride` bytes for each image; `residual` is
+    laid out as the output, but where gates are: then it has all columns of the packed weight, interleaved as they are."""
     by_image = geometry.images
     record_rows = by_image if record_per_image else np.arange(geometry.count, dtype=np.int64)
     block_rows, block_panels = blocks(geometry.count, packed)
@@ -58,6 +59,7 @@ def matmul_fields(
         d.TABLE: table,
         d.TABLE_ROWS: by_image * table_stride if table_stride else 0,
         d.RESIDUAL: residual,
+        d.RESIDUAL_ROWS: np.arange(geometry.count) * (64 * packed.panels) if packed.gated else geometry.output_rows,
         d.ACTIVATION: d.ACTIVATIONS[activation],
         d.BLOCK_ROWS: block_rows,
         d.BLOCK_PANELS: block_panels,

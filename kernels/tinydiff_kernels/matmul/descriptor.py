@@ -30,13 +30,13 @@ TAP_COUNT = 24
 STEPS = 32  # steps of 4 bytes in the channels of one tap
 WEIGHTS = 40  # address of packed B (packing.py)
 OUTPUT = 48  # address of C, float32
-OUTPUT_ROWS = 56  # address of int64 offsets into C, and into the residual, one an output row
+OUTPUT_ROWS = 56  # address of int64 offsets into C, one an output row
 ROW_COUNT = 64  # m
 COLUMNS = 72  # n: columns of C
 BIAS = 80  # address of float32, one an output column of B, padded to whole panels
 TABLE = 88  # address of float32 rows (time embedding), readable to a whole panel; or 0
 TABLE_ROWS = 96  # address of int64 offsets into the table, one an output row
-RESIDUAL = 104  # address of float32 laid out as C, or 0
+RESIDUAL = 104  # address of float32, columns as those of C (of B, whole panels, where gated), or 0
 ACTIVATION = 112  # number from ACTIVATIONS
 BLOCK_ROWS = 120  # rows in the unit of work that a thread takes; a multiple of ROW_MULTIPLE
 BLOCK_PANELS = 128  # panels in it; even
@@ -48,7 +48,9 @@ COLUMN_SUMS = 160  # address of int32: sum of the quantised weights of a column,
 RECORDS = 168  # address of records (float32 scale, int32 zero point) of the quantised rows or images of A
 RECORD_ROWS = 176  # address of int64 offsets into the records, one an output row
 GROUP_SCALES = 184  # int4: address of integer scales of the groups of 32 (packing.py)
-WORDS = 24
+# again for all
+RESIDUAL_ROWS = 192  # address of int64 offsets into the residual, one an output row
+WORDS = 25
 
 ROW_MULTIPLE = 24  # row tiles have 6 or 8 rows
 PANEL = 16  # columns

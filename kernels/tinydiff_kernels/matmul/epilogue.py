@@ -26,6 +26,7 @@ from tinydiff_kernels.matmul.descriptor import (
     RECORD_ROWS,
     RECORDS,
     RESIDUAL,
+    RESIDUAL_ROWS,
     ROW_COUNT,
     SCRATCH,
     SCRATCH_BYTES,
@@ -112,6 +113,7 @@ def finisher(value: Function) -> Function:
         output, residual, table = load(i64, desc, OUTPUT), load(i64, desc, RESIDUAL), load(i64, desc, TABLE)
         activation, gated = load(i64, desc, ACTIVATION), load(i64, desc, GATED)
         output_rows, table_rows = load(i64, desc, OUTPUT_ROWS), load(i64, desc, TABLE_ROWS)
+        residual_rows = load(i64, desc, RESIDUAL_ROWS)
         width = 16 - 8 * gated
         columns = min(width, load(i64, desc, COLUMNS) - width * panel)
         for r in range(rows):
@@ -119,17 +121,17 @@ def finisher(value: Function) -> Function:
             x = value(desc, row, 64 * panel, sums + stride * r)
             place = load(i64, output_rows, 8 * row) + 4 * width * panel
             target = output + place if columns == width else edge
+            if table != 0:
+                x = x + load(f32x16, table + load(i64, table_rows, 8 * row), 64 * panel)
+            if residual != 0:
+                remembered = residual + load(i64, residual_rows, 8 * row) + 64 * panel
+                if columns < width and gated == 0:
+                    copy_floats(remembered, edge, columns)
+                    remembered = edge
+                x = x + load(f32x16, remembered, 0)
             if gated != 0:
                 store(target, 0, low_half(x) * gelu(high_half(x)))
             else:
-                if table != 0:
-                    x = x + load(f32x16, table + load(i64, table_rows, 8 * row), 64 * panel)
-                if residual != 0:
-                    if columns < 16:
-                        copy_floats(residual + place, edge, columns)
-                        x = x + load(f32x16, edge, 0)
-                    else:
-                        x = x + load(f32x16, residual, place)
                 store(target, 0, activate(x, activation))
             if columns < width:
                 copy_floats(edge, output + place, columns)

@@ -1,0 +1,148 @@
+"""Building a program: launches in order, and the forms in which each activation exists.
+
+An activation may be needed as float32 rows, as quantised rows, or as an image with a border, quantised or not. A form is
+made when a consumer first asks for it, and then shared. Norms and concatenations are not computed on their own: they are
+read in the form that is asked for, so that group norm, SiLU and quantising are one pass over memory, and a concatenation
+that only norms and quantisers read is never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff_kernels.compiled.arena import Lifetime, place
+from tinydiff_kernels.compiled.program import Buffer, Host, Launch, Link, Program, Words
+from tinydiff_kernels.compiled.trace import Trace, Value
+from tinydiff_kernels.compiled.weights import PackedWeights
+from tinydiff_kernels.operations import Operation
+from tinydiff_kernels.rows import Array, Grid
+
+NEVER = 1 << 60
+Operand = Any  # an int, an array (a constant), a Buffer, or (Buffer, bytes to add)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Source:
+    """Float32 rows: a buffer and its channels; rows follow each other without gaps."""
+
+    buffer: Buffer
+    channels: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Quantised:
+    """Bytes, `stride` from row to row, with a record for each row."""
+
+    buffer: Buffer
+    stride: int
+    records: Buffer
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Image:
+    """Pixels with the border around them, `pixel` bytes from one to the next; records of images, where quantised."""
+
+    buffer: Buffer
+    grid: Grid
+    pixel: int
+    records: Buffer | None
+
+
+@dataclass(eq=False, slots=True)
+class Activation:
+    """What is known of a value: where its float32 rows are, or the norm or concatenation that would make them."""
+
+    value: Value
+    dense: Buffer | None = None
+    deferred: Any = None  # a GroupNorm, LayerNorm or Concat
+    forms: dict[Any, Any] = field(default_factory=dict)
+
+
+class Builder:
+    """Collects launches. `lower` maps kinds of operations to functions `(builder, step index)`."""
+
+    def __init__(self, trace: Trace, outputs: list[Value], weights: PackedWeights, threads: int, flip: int) -> None:
+        self.trace, self.weights, self.threads, self.flip = trace, weights, threads, flip
+        self.actions: list[Launch | Host] = []
+        self.constants: list[Any] = []
+        self.step = 0
+        self._outputs = outputs
+        self._buffers: list[Buffer] = []
+        self._known: dict[int, Activation] = {}
+        for index, (value, _) in enumerate(trace.inputs):
+            self._known[value.number] = Activation(value, Buffer("input", Lifetime(0, 0, 0), index))
+        self._output_index = {value.number: index for index, value in enumerate(outputs)}
+
+    # ---- memory ------------------------------------------------------------------------------------------
+
+    def room(self, nbytes: int) -> Buffer:
+        """Memory in the arena; it lives from the first launch that names it to the last."""
+        buffer = Buffer("arena", Lifetime(nbytes, NEVER, -1))
+        self._buffers.append(buffer)
+        return buffer
+
+    def result(self, value: Value) -> Buffer:
+        """Where a step's float32 rows go: into the arena, or out of the program."""
+        index = self._output_index.get(value.number)
+        buffer = self.room(value.nbytes) if index is None else Buffer("output", Lifetime(0, 0, 0), index)
+        self._known[value.number] = Activation(value, buffer)
+        return buffer
+
+    def defer(self, operation: Operation, value: Value) -> None:
+        """A norm or concatenation, to be made in the forms that are asked for."""
+        self._known[value.number] = Activation(value, None, operation)
+
+    def known(self, value: Value) -> Activation:
+        return self._known[value.number]
+
+    def form(self, value: Value, key: Any, make: Callable[[], Any]) -> Any:
+        """A form of an activation, made once."""
+        forms = self.known(value).forms
+        if key not in forms:
+            forms[key] = make()
+        return forms[key]
+
+    # ---- actions -----------------------------------------------------------------------------------------
+
+    def launch(self, kernel: str, words: Words, operands: Mapping[int, Operand], work: int) -> None:
+        """A kernel call: `words` with the operands at their byte offsets. `work`: multiply-adds or numbers moved."""
+        links: list[Link] = []
+        for offset, operand in operands.items():
+            if isinstance(operand, np.ndarray):
+                self.constants.append(operand)
+                words[offset // 8] = operand.ctypes.data
+            elif isinstance(operand, int):
+                words[offset // 8] = operand
+            else:
+                buffer, add = operand if isinstance(operand, tuple) else (operand, 0)
+                links.append(Link(offset // 8, buffer, add))
+                self._use(buffer)
+        self.actions.append(Launch(kernel, words, links, self.step, work))
+
+    def host(
+        self, run: Callable[[Any, list[Array], Array], None], inputs: list[Value], output: Value, into: Buffer
+    ) -> None:
+        """A step of NumPy, which moves numbers and computes none."""
+        given = [(self.known(value).dense, value) for value in inputs]
+        sources = [(buffer, value) for buffer, value in given if buffer is not None]
+        for buffer in (*(b for b, _ in sources), into):
+            self._use(buffer)
+        self.actions.append(Host(run, self.step, sources, (into, output)))
+
+    def _use(self, buffer: Buffer) -> None:
+        now, life = len(self.actions), buffer.life
+        life.first, life.last = min(life.first, now), max(life.last, now)
+
+    def finish(self) -> Program:
+        total = place([buffer.life for buffer in self._buffers if buffer.life.last >= 0])
+        dense = {number: a.dense for number, a in self._known.items() if a.dense is not None}
+        return Program(self.actions, self._outputs, total, dense, [*self.constants, self.weights])
+
+
+def step_words(count: int) -> NDArray[np.int64]:
+    return np.zeros(count, np.int64)

@@ -1,0 +1,187 @@
+"""Linear layers and convolutions: which form of the input, which packed weight, which rows; adapters beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinydiff_kernels import operations as op
+from tinydiff_kernels.compiled import forms
+from tinydiff_kernels.compiled.build import Builder, step_words
+from tinydiff_kernels.compiled.program import Buffer
+from tinydiff_kernels.compiled.trace import Step, Value
+from tinydiff_kernels.handles import MatmulWeight
+from tinydiff_kernels.matmul import descriptor as d
+from tinydiff_kernels.matmul.call import matmul_fields
+from tinydiff_kernels.matmul.geometry import Geometry, conv_geometry, linear_geometry, upsample_geometry
+from tinydiff_kernels.matmul.packing import Packed
+from tinydiff_kernels.rows import Array, Grid
+
+PARITIES = ((0, 0), (0, 1), (1, 0), (1, 1))
+QUANTISED = ("i8", "i4")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Operand:
+    """The input of a matmul in the form that its weight asks for."""
+
+    buffer: Buffer
+    stride: int  # bytes from row to row, or from pixel to pixel
+    grid: Grid  # with its border
+    records: Buffer | None = None
+    record_per_image: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Epilogue:
+    """What is added to the product, as buffers."""
+
+    bias: Any
+    table: Buffer | None = None
+    table_stride: int = 0
+    residual: Buffer | None = None
+    activation: op.Activation | None = None
+
+
+def rows_operand(b: Builder, x: Value, *, quantised: bool) -> Operand:
+    if not quantised:
+        return Operand(forms.dense(b, x), x.row_bytes, x.grid)
+    q = forms.quantised_rows(b, x)
+    return Operand(q.buffer, q.stride, x.grid, q.records)
+
+
+def image_operand(b: Builder, x: Value, padding: op.Padding, border: op.Border, *, quantised: bool) -> Operand:
+    image = forms.image(b, x, padding, border, quantised=quantised)
+    return Operand(image.buffer, image.pixel, image.grid, image.records, record_per_image=True)
+
+
+def multiply(b: Builder, packed: Packed, geometry: Geometry, x: Operand, e: Epilogue, output: Buffer) -> None:
+    """One launch of the indirect matmul."""
+    fields = matmul_fields(
+        packed,
+        geometry,
+        input=x.buffer,
+        output=output,
+        bias=e.bias,
+        scratch=b.room(b.threads * d.SCRATCH_BYTES),
+        table=0 if e.table is None else e.table,
+        table_stride=e.table_stride,
+        residual=0 if e.residual is None else e.residual,
+        activation=e.activation,
+        records=0 if x.records is None else x.records,
+        record_per_image=x.record_per_image,
+    )
+    work = geometry.count * len(geometry.taps) * packed.steps * packed.panels * 16
+    b.launch(f"matmul_{packed.kind}", step_words(d.WORDS), fields, work)
+
+
+def _epilogue(b: Builder, o: op.Linear | op.Conv, residual: Buffer | None) -> Epilogue:
+    table: Any = o.table  # a Value here
+    return Epilogue(
+        b.weights.bias(o.weight),
+        None if table is None else forms.dense(b, table),
+        0 if table is None else table.row_bytes,
+        residual,
+        o.activation,
+    )
+
+
+def _residual(b: Builder, o: op.Linear | op.Conv) -> Buffer | None:
+    given: Any = o.residual
+    return None if given is None else forms.dense(b, given)
+
+
+def _through_adapters(
+    b: Builder,
+    weight: MatmulWeight,
+    x: Operand,
+    placed: Callable[[Operand, int], Geometry],
+    grid: Grid,
+    residual: Buffer | None,
+    *,
+    gated: bool = False,
+) -> Buffer | None:
+    """residual + sum of scale * up(down(x)): what the main product then has as its residual.
+
+    `placed(operand, outputs)`: the geometry of the layer with so many outputs.
+    """
+    for adapter in weight.adapters:
+        packed_down, packed_up = b.weights.adapter(adapter, gated=gated)
+        rank, outputs = packed_down.outputs, packed_up.outputs
+        reduced, added = b.room(4 * grid.rows * rank), b.room(4 * grid.rows * outputs)
+        multiply(b, packed_down, placed(x, rank), x, Epilogue(_zeros(packed_down)), reduced)
+        widened = linear_geometry(grid, 4 * rank, 4 * outputs)
+        up_input = Operand(reduced, 4 * rank, grid)
+        multiply(b, packed_up, widened, up_input, Epilogue(_zeros(packed_up), residual=residual), added)
+        residual = added
+    return residual
+
+
+def _zeros(packed: Packed) -> Array:
+    return np.zeros(packed.panels * d.PANEL, np.float32)
+
+
+def _row_geometry(x: Operand, outputs: int) -> Geometry:
+    return linear_geometry(x.grid, x.stride, 4 * outputs)
+
+
+def linear(b: Builder, step: Step) -> None:
+    o: Any = step.operation
+    packed, residual = b.weights.packed(o.weight), _residual(b, o)
+    if o.weight.adapters:
+        plain = rows_operand(b, o.x, quantised=False)
+        residual = _through_adapters(b, o.weight, plain, _row_geometry, o.x.grid, residual)
+    x = rows_operand(b, o.x, quantised=packed.kind in QUANTISED)
+    multiply(b, packed, _row_geometry(x, packed.outputs), x, _epilogue(b, o, residual), b.result(step.output))
+
+
+def geglu(b: Builder, step: Step) -> None:
+    """Values and gates meet in the epilogue; adapters add to both before."""
+    o: Any = step.operation
+    packed, residual = b.weights.packed(o.weight, gated=True), None
+    if o.weight.adapters:
+        plain = rows_operand(b, o.x, quantised=False)
+        residual = _through_adapters(b, o.weight, plain, _row_geometry, o.x.grid, None, gated=True)
+    x = rows_operand(b, o.x, quantised=packed.kind in QUANTISED)
+    epilogue = Epilogue(b.weights.bias(o.weight, gated=True), residual=residual)
+    multiply(b, packed, _row_geometry(x, packed.outputs), x, epilogue, b.result(step.output))
+
+
+def conv(b: Builder, step: Step) -> None:
+    o: Any = step.operation
+    x: Value = o.x
+    if o.upsample_to is not None:
+        if _doubles(o) and not o.weight.adapters:
+            _upsampled(b, step)
+            return
+        x = forms.enlarged(b, x, o.upsample_to)
+    packed, residual = b.weights.packed(o.weight), _residual(b, o)
+    grid = step.output.grid
+
+    def placed(operand: Operand, outputs: int) -> Geometry:
+        return conv_geometry(operand.grid, operand.stride, grid, 4 * outputs, o.weight.kernel, o.stride)
+
+    if o.weight.adapters:
+        image = image_operand(b, x, o.padding, o.border, quantised=False)
+        residual = _through_adapters(b, o.weight, image, placed, grid, residual)
+    image = image_operand(b, x, o.padding, o.border, quantised=packed.kind in QUANTISED)
+    multiply(b, packed, placed(image, packed.outputs), image, _epilogue(b, o, residual), b.result(step.output))
+
+
+def _doubles(o: Any) -> bool:
+    """Nearest-2x and a plain 3x3 convolution: four classes of 2x2 taps on the small image do the same."""
+    twice = o.upsample_to == (2 * o.x.grid.height, 2 * o.x.grid.width)
+    return bool(twice and o.weight.kernel == (3, 3) and o.stride == 1 and o.padding == (1, 1, 1, 1))
+
+
+def _upsampled(b: Builder, step: Step) -> None:
+    o: Any = step.operation
+    residual, kind = _residual(b, o), b.weights.kind_of(o.weight)
+    image = image_operand(b, o.x, o.padding, o.border, quantised=kind in QUANTISED)
+    epilogue, output = _epilogue(b, o, residual), b.result(step.output)
+    for parity in PARITIES:
+        geometry = upsample_geometry(image.grid, image.stride, step.output.row_bytes, parity)
+        multiply(b, b.weights.packed(o.weight, parity=parity), geometry, image, epilogue, output)

@@ -1,0 +1,152 @@
+"""A compiled trace: launches of kernels whose descriptors need only addresses, and their run.
+
+What a descriptor points to lies in one of five places: the arena; a constant of the program (weights, offsets); an input
+of the trace; a result that outlives the run; an array of the operation itself (lengths of prompts). Constants are filled
+in when the program is built, the others at the start of a run, and the arena's only when it has moved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff_kernels import checked, dispatch, pool
+from tinydiff_kernels.compiled.arena import Arena, Lifetime
+from tinydiff_kernels.compiled.trace import Step, Trace, Value
+from tinydiff_kernels.rows import Array
+
+Words = NDArray[np.int64]
+Place = Literal["arena", "input", "output", "step"]
+LITTLE_WORK = 200_000  # multiply-adds (or numbers moved) below which waking another thread costs more than it helps
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """Memory that a launch uses. `index`: of the input, output or step; `attribute`: of the step's operation."""
+
+    place: Place
+    life: Lifetime
+    index: int = -1
+    attribute: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """Word `word` of a descriptor is the address of `buffer` plus `add`."""
+
+    word: int
+    buffer: Buffer
+    add: int
+
+
+@dataclass(eq=False, slots=True)
+class Launch:
+    """One call of a kernel. `step` is the operation it belongs to."""
+
+    kernel: str
+    words: Words
+    links: list[Link]
+    step: int
+    work: int  # multiply-adds or numbers moved: decides about threads
+
+
+@dataclass(eq=False, slots=True)
+class Host:
+    """A step done by NumPy: gathering of rows, which computes nothing. `run(operation, inputs, output)`."""
+
+    run: Callable[[Any, list[Array], Array], None]
+    step: int
+    inputs: list[tuple[Buffer, Value]]
+    output: tuple[Buffer, Value]
+
+
+@dataclass(eq=False, slots=True)
+class Program:
+    """Launches in order. `dense`: where each value's float32 rows lie, if anywhere."""
+
+    actions: list[Launch | Host]
+    outputs: list[Value]
+    arena_bytes: int
+    dense: dict[int, Buffer]
+    constants: list[Any]  # arrays and weights that descriptors point to
+    bound_to: int = -1  # arena address in the descriptors
+    seconds: list[float] = field(default_factory=list)  # of each action, when profiled
+
+    def run(
+        self,
+        trace: Trace,
+        arena: Arena,
+        *,
+        threads: int,
+        cancel: NDArray[np.int32],
+        after: Callable[[Step, int], None],
+        profile: bool = False,
+    ) -> list[Array]:
+        """Compute; the outputs as new arrays. `after(step, index of action)` is called after every action."""
+        arena.reserve(self.arena_bytes)
+        outputs = [np.empty((v.grid.rows, v.channels), np.float32) for v in self.outputs]
+        found = _Addresses(trace, arena, outputs)
+        moved = self.bound_to != arena.address
+        for action in self.actions:
+            if isinstance(action, Launch):
+                for link in action.links:
+                    if moved or link.buffer.place != "arena":
+                        action.words[link.word] = found.address(link.buffer) + link.add
+        self.bound_to = arena.address
+        self.seconds.clear()
+        for index, action in enumerate(self.actions):
+            started = time.perf_counter() if profile else 0.0
+            if isinstance(action, Host):
+                arrays = [found.matrix(buffer, value) for buffer, value in action.inputs]
+                action.run(trace.steps[action.step].operation, arrays, found.matrix(*action.output))
+            else:
+                self._launch(action, found, 1 if action.work < LITTLE_WORK else threads, cancel)
+            if profile:
+                self.seconds.append(time.perf_counter() - started)
+            after(trace.steps[action.step], index)
+        return outputs
+
+    def _launch(self, action: Launch, found: _Addresses, threads: int, cancel: NDArray[np.int32]) -> None:
+        kernel = dispatch.kernel(action.kernel)
+        if not checked.active():
+            pool.run(kernel, action.words, threads=threads, cancel=cancel)
+            return
+        read = [x for x in self.constants if isinstance(x, np.ndarray)] + found.arrays
+        with checked.buffers(*read, writable=(found.arena.memory, *found.outputs)):
+            pool.run(kernel, action.words, threads=threads, cancel=cancel)
+
+    def values(self, arena: Arena, step: Step) -> Array | None:
+        """A step's float32 rows in the arena after its action, for a look at them; None where it has none there."""
+        buffer = self.dense.get(step.output.number)
+        if buffer is None or buffer.place != "arena":
+            return None
+        return arena.floats(buffer.life.offset, step.output.grid.rows, step.output.channels)
+
+
+class _Addresses:
+    """Where things lie in one run."""
+
+    def __init__(self, trace: Trace, arena: Arena, outputs: Sequence[Array]) -> None:
+        self.trace, self.arena, self.outputs = trace, arena, list(outputs)
+        self.arrays: list[NDArray[Any]] = [array for _, array in trace.inputs]  # kept alive for the run
+
+    def address(self, buffer: Buffer) -> int:
+        if buffer.place == "arena":
+            return self.arena.address + buffer.life.offset
+        if buffer.place == "step":
+            given = getattr(self.trace.steps[buffer.index].operation, buffer.attribute)
+            array = np.ascontiguousarray(given)
+            self.arrays.append(array)
+            return int(array.ctypes.data)
+        arrays = self.arrays if buffer.place == "input" else self.outputs
+        return int(arrays[buffer.index].ctypes.data)
+
+    def matrix(self, buffer: Buffer, value: Value) -> Array:
+        if buffer.place == "arena":
+            return self.arena.floats(buffer.life.offset, value.grid.rows, value.channels)
+        return (self.arrays if buffer.place == "input" else self.outputs)[buffer.index]

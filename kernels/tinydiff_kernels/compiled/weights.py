@@ -1,0 +1,77 @@
+"""Weights as the kernels read them: packed when a program first needs them, and kept for all later ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff_kernels.handles import LowRank, MatmulWeight, Tensor
+from tinydiff_kernels.matmul import packing
+from tinydiff_kernels.matmul.geometry import upsample_weights
+
+Float32 = NDArray[np.float32]
+KindOf = Callable[[MatmulWeight], packing.Kind]
+Parity = tuple[int, int]
+
+
+class PackedWeights:
+    """`kind_of` says how each layer's weight is stored: "f32", "f16", "i8" or "i4"."""
+
+    def __init__(self, kind_of: KindOf) -> None:
+        self.kind_of = kind_of
+        self._made: dict[Any, Any] = {}
+        self._owners: list[Any] = []  # ids are keys, so their objects must stay
+
+    def _once(self, key: Any, owner: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._owners.append(owner)
+            self._made[key] = make()
+        return self._made[key]
+
+    def packed(self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None) -> packing.Packed:
+        """`parity`: one of the four classes of an upsampled convolution."""
+
+        def make() -> packing.Packed:
+            values = weight.weight.float32()
+            return self._pack(values if parity is None else upsample_weights(values, parity), weight, gated)
+
+        made: packing.Packed = self._once((id(weight), gated, parity), weight, make)
+        return made
+
+    def _pack(self, values: Float32, weight: MatmulWeight, gated: bool) -> packing.Packed:
+        kind = self.kind_of(weight)
+        if kind == "i8":
+            return packing.pack_i8(values, gated=gated)
+        return packing.pack_float(values, "f16" if kind == "f16" else "f32", gated=gated)
+
+    def bias(self, weight: MatmulWeight, *, gated: bool = False) -> Float32:
+        """Padded to whole panels; zeros where the layer has none."""
+
+        def make() -> Float32:
+            values = np.zeros(weight.outputs, np.float32) if weight.bias is None else weight.bias.float32()
+            rows = packing.interleave_gates(values[:, None])[:, 0] if gated else values
+            return np.ascontiguousarray(packing.pad_columns(rows), np.float32)
+
+        made: Float32 = self._once((id(weight), gated, "bias"), weight, make)
+        return made
+
+    def vector(self, tensor: Tensor) -> Float32:
+        """Scale or shift of a norm."""
+        made: Float32 = self._once(
+            (id(tensor), "vector"), tensor, lambda: np.ascontiguousarray(tensor.float32(), np.float32)
+        )
+        return made
+
+    def adapter(self, adapter: LowRank, *, gated: bool = False) -> tuple[packing.Packed, packing.Packed]:
+        """(down, up with the scale in it), both in float32. Columns of a gated layer's are interleaved as its own."""
+
+        def make() -> tuple[packing.Packed, packing.Packed]:
+            up = (np.float32(adapter.scale) * adapter.up).astype(np.float32)
+            rows = packing.interleave_gates(up) if gated else up
+            return packing.pack_float(adapter.down.astype(np.float32)), packing.pack_float(rows)
+
+        made: tuple[packing.Packed, packing.Packed] = self._once((id(adapter), gated, "adapter"), adapter, make)
+        return made
