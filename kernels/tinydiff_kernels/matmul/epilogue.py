@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tinydiff_kernels.epilogue import activate, nothing
 from tinydiff_kernels.matmul.descriptor import (
     ACTIVATION,
     BIAS,
@@ -33,7 +34,6 @@ from tinydiff_kernels.matmul.descriptor import (
     TABLE,
     TABLE_ROWS,
 )
-from tinydiff_kernels.matmul.tiles import nothing
 from tinydiff_kernels.simd import (
     Scalar,
     Vector,
@@ -42,7 +42,6 @@ from tinydiff_kernels.simd import (
     f32x16,
     fetch_add,
     fma,
-    full_like,
     gelu,
     high_half,
     i32,
@@ -51,32 +50,12 @@ from tinydiff_kernels.simd import (
     load,
     load_acquire,
     low_half,
-    maximum,
-    quick_gelu,
-    silu,
-    soft_clip,
     splat,
     store,
     to_float,
 )
 
 Function = Callable[..., Any]
-
-
-@composed(lambda x, activation: x)
-def activate(x: Vector, activation: int) -> Vector:
-    """By a number that is the same for the whole call, so that the branch is free."""
-    if activation == 1:
-        return silu(x)
-    if activation == 2:
-        return gelu(x)
-    if activation == 3:
-        return quick_gelu(x)
-    if activation == 4:
-        return maximum(x, full_like(x, 0.0))
-    if activation == 5:
-        return soft_clip(x)
-    return x
 
 
 @composed(nothing)

@@ -16,15 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tinydiff_kernels._numba import types
+from tinydiff_kernels.epilogue import nothing
 from tinydiff_kernels.matmul.descriptor import INPUT, ROWS, STEPS, TAP_COUNT, TAPS, WEIGHTS
 from tinydiff_kernels.simd import combine, composed, i64, load, store, zero
 
 Function = Callable[..., Any]
-
-
-def nothing(*_arguments: Any) -> Any:
-    return types.void
 
 
 def six_rows(kind: Any, accumulate: Function, weights_of: Function, step_bytes: int) -> Function:

@@ -1,0 +1,136 @@
+"""Group norm and row norms on arrays: buffers, descriptors, runs of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff_kernels import checked, pool, words
+from tinydiff_kernels.norm import group, row
+from tinydiff_kernels.ref.quantise import RECORD
+from tinydiff_kernels.rows import Grid
+from tinydiff_kernels.sources import Source, slots
+
+Kernel = Callable[[int, int, int], None]
+Array = NDArray[Any]
+
+
+def run(
+    kernel: Kernel,
+    count: int,
+    fields: dict[int, Any],
+    written: Sequence[Array],
+    *,
+    threads: int | None = None,
+    cancel: NDArray[np.int32] | None = None,
+) -> None:
+    """Run a kernel on a descriptor of `count` words whose operands are arrays; `written` are those it writes to."""
+    desc = words.filled(count, fields)
+    if not checked.active():
+        pool.run(kernel, desc, threads=threads, cancel=cancel)
+        return
+    targets = [_whole(x) for x in written if x.size]
+    read = [_whole(x) for x in fields.values() if isinstance(x, np.ndarray) and x.size]
+    with checked.buffers(*read, writable=targets):
+        pool.run(kernel, desc, threads=threads, cancel=cancel)
+
+
+def _whole(x: Array) -> Array:
+    """The array that x is a view of."""
+    while isinstance(x.base, np.ndarray):
+        x = x.base
+    return x
+
+
+@dataclass(frozen=True, slots=True)
+class GroupKernels:
+    """The three kernels of group norm."""
+
+    stats: Kernel
+    fold: Kernel
+    apply: Kernel
+
+
+def group_norm(
+    kernels: GroupKernels,
+    sources: Sequence[Array],
+    grid: Grid,
+    norm: group.Norm,
+    output: Array,
+    *,
+    activation: str | None = None,
+    border: tuple[int, int, int, int] = (0, 0, 0, 0),
+    wrap: bool = False,
+    flip: int = 0,
+    lines: tuple[int, int] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.void]:
+    """Norm, or quantise only, sources `[rows, channels]` side by side.
+
+    `output` `[B, lines, width, channels]`, float32 or uint8, is written, with borders and channels beyond the
+    input's; its pixels may lie apart. Returns the records of the images (of u8 output).
+    """
+    parts = [Source.of(x) for x in sources]
+    count, (batch, height, width) = slots(parts), grid
+    stats = np.empty(group.stats_bytes(batch, grid.pixels, count), np.uint8)
+    multiply, add = np.empty((batch, count), np.float32), np.empty((batch, count), np.float32)
+    records = np.zeros(batch, RECORD)
+    wanted = records if output.dtype == np.uint8 else 0
+    told = group.stats_fields(parts, batch, grid.pixels, stats)
+    run(kernels.stats, group.STATS_WORDS, told, [stats], threads=threads)
+    told = group.fold_fields(
+        parts, batch, grid.pixels, stats, norm, multiply, add, records=wanted, activation=activation, flip=flip
+    )
+    run(kernels.fold, group.FOLD_WORDS, told, [multiply, add, records], threads=threads)
+    told = group.apply_fields(
+        parts,
+        (batch, height, width),
+        multiply,
+        add,
+        output,
+        output.strides[2],
+        output_channels=output.shape[3],
+        border=border,
+        wrap=wrap,
+        lines=lines,
+        records=wanted,
+        activation=activation,
+        flip=flip,
+    )
+    run(kernels.apply, group.APPLY_WORDS, told, [output], threads=threads)
+    return records
+
+
+def rows_norm(
+    kernel: Kernel,
+    sources: Sequence[Array],
+    norm: tuple[Array, Array, float] | None,
+    output: Array,
+    *,
+    flip: int = 0,
+    threads: int | None = None,
+) -> NDArray[np.void]:
+    """Layer norm (gamma, beta, eps), or None, of rows `[rows, channels]` side by side into output `[rows, channels]`.
+
+    `output` is float32 or uint8; channels beyond the input's are filled. Returns the rows' records (of u8 output).
+    """
+    records = np.zeros(len(output), RECORD)
+    gamma, beta, eps = norm or (0, 0, 0.0)
+    told = row.rows_fields(
+        [Source.of(x) for x in sources],
+        len(output),
+        output,
+        output.strides[0],
+        output_channels=output.shape[1],
+        gamma=gamma,
+        beta=beta,
+        eps=eps,
+        records=records if output.dtype == np.uint8 else 0,
+        flip=flip,
+    )
+    run(kernel, row.WORDS, told, [output, records], threads=threads)
+    return records
