@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinydiff_kernels.compiled.arena import Lifetime, place
-from tinydiff_kernels.compiled.program import Buffer, Host, Launch, Link, Program, Words
+from tinydiff_kernels.compiled.program import Buffer, Host, Launch, Link, Program
 from tinydiff_kernels.compiled.trace import Trace, Value
 from tinydiff_kernels.compiled.weights import PackedWeights
 from tinydiff_kernels.operations import Operation
@@ -70,7 +69,8 @@ class Builder:
         self.trace, self.weights, self.threads, self.flip = trace, weights, threads, flip
         self.actions: list[Launch | Host] = []
         self.constants: list[Any] = []
-        self.step = 0
+        self.step = 0  # whose launches are being added
+        self._temporaries = 0
         self._outputs = outputs
         self._buffers: list[Buffer] = []
         self._known: dict[int, Activation] = {}
@@ -86,12 +86,22 @@ class Builder:
         self._buffers.append(buffer)
         return buffer
 
-    def result(self, value: Value) -> Buffer:
-        """Where a step's float32 rows go: into the arena, or out of the program."""
+    def place(self, value: Value) -> Buffer:
+        """Where float32 rows go: into the arena, or out of the program."""
         index = self._output_index.get(value.number)
-        buffer = self.room(value.nbytes) if index is None else Buffer("output", Lifetime(0, 0, 0), index)
-        self._known[value.number] = Activation(value, buffer)
-        return buffer
+        return self.room(value.nbytes) if index is None else Buffer("output", Lifetime(0, 0, 0), index)
+
+    def result(self, value: Value) -> Buffer:
+        """Where a step's float32 rows go."""
+        known = self._known[value.number] = Activation(value, self.place(value))
+        return known.dense  # type: ignore[return-value]
+
+    def temporary(self, grid: Grid, channels: int) -> Value:
+        """An activation that no step of the trace made."""
+        self._temporaries += 1
+        value = Value(-self._temporaries, grid, channels)
+        self.result(value)
+        return value
 
     def defer(self, operation: Operation, value: Value) -> None:
         """A norm or concatenation, to be made in the forms that are asked for."""
@@ -109,10 +119,10 @@ class Builder:
 
     # ---- actions -----------------------------------------------------------------------------------------
 
-    def launch(self, kernel: str, words: Words, operands: Mapping[int, Operand], work: int) -> None:
-        """A kernel call: `words` with the operands at their byte offsets. `work`: multiply-adds or numbers moved."""
-        links: list[Link] = []
-        for offset, operand in operands.items():
+    def launch(self, kernel: str, count: int, fields: Mapping[int, Operand], work: int) -> None:
+        """A kernel call: `fields` at their byte offsets in `count` words. `work`: multiply-adds or numbers moved."""
+        words, links = np.zeros(count, np.int64), list[Link]()
+        for offset, operand in fields.items():
             if isinstance(operand, np.ndarray):
                 self.constants.append(operand)
                 words[offset // 8] = operand.ctypes.data
@@ -142,7 +152,3 @@ class Builder:
         total = place([buffer.life for buffer in self._buffers if buffer.life.last >= 0])
         dense = {number: a.dense for number, a in self._known.items() if a.dense is not None}
         return Program(self.actions, self._outputs, total, dense, [*self.constants, self.weights])
-
-
-def step_words(count: int) -> NDArray[np.int64]:
-    return np.zeros(count, np.int64)

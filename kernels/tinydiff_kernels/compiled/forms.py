@@ -16,7 +16,7 @@ from tinydiff_kernels.compiled.trace import Value
 from tinydiff_kernels.matmul.packing import CHANNEL_MULTIPLE
 from tinydiff_kernels.norm import group, row
 from tinydiff_kernels.rows import Array, Grid
-from tinydiff_kernels.sources import FIRST, SECOND, Source, slots
+from tinydiff_kernels.sources import Source, slots
 
 RECORD_BYTES = 8
 NO_BORDER = (0, 0, 0, 0)
@@ -27,13 +27,12 @@ def dense(b: Builder, value: Value) -> Buffer:
     """Float32 rows."""
     known = b.known(value)
     if known.dense is None:
-        known.dense = b.place(value)
-        if isinstance(known.deferred, op.GroupNorm):
-            _apply(b, value, known.dense, NO_BORDER, "zero", records=None)
-        elif isinstance(known.deferred, op.LayerNorm):
-            _rows(b, value, known.dense, value.row_bytes, None)
-        else:
-            _join(b, value, known.dense)
+        buffer = b.place(value)
+        if isinstance(known.deferred, op.LayerNorm):
+            _rows(b, value, buffer, value.row_bytes, None)
+        else:  # without a norm norm_apply copies: a concatenation from its two sources
+            _apply(b, value, buffer, NO_BORDER, "zero", None)
+        known.dense = buffer
     return known.dense
 
 
@@ -98,11 +97,7 @@ def _parts(b: Builder, value: Value) -> list[Part]:
 
 
 def _sources(parts: list[Part]) -> list[Source]:
-    return [Source(0, 4 * channels, channels) for _, channels in parts]
-
-
-def _links(parts: list[Part]) -> dict[int, Any]:
-    return dict(zip((FIRST, SECOND), (buffer for buffer, _ in parts), strict=False))
+    return [Source(buffer, 4 * channels, channels) for buffer, channels in parts]
 
 
 def _group_norm(b: Builder, value: Value) -> Any:
@@ -115,34 +110,31 @@ def _tables(b: Builder, value: Value) -> tuple[Buffer, Buffer, Buffer]:
 
     def make() -> tuple[Buffer, Buffer, Buffer]:
         norm = _group_norm(b, value)
-        parts = _parts(b, value if norm is None else norm.x)
-        batch, pixels, count = value.grid.batch, value.grid.pixels, slots(_sources(parts))
-        stats = b.room(group.stats_bytes(batch, pixels, count))
-        words = group.stats_words(_sources(parts), batch, pixels, 0)
+        sources = _sources(_parts(b, value if norm is None else norm.x))
+        batch, pixels, count = value.grid.batch, value.grid.pixels, slots(sources)
         numbers = value.grid.rows * value.channels
-        b.launch("norm_stats", words, {**_links(parts), group.STATS: stats}, numbers)
+        stats, records = b.room(group.stats_bytes(batch, pixels, count)), b.room(RECORD_BYTES * batch)
         multiply, add = b.room(4 * batch * count), b.room(4 * batch * count)
-        records = b.room(RECORD_BYTES * batch)
-        links: dict[int, Any] = {
-            group.STATS: stats, group.MULTIPLY: multiply, group.ADD: add, group.RECORDS: records,
-        }  # fmt: skip
-        learned, activation = group.Norm(), None
-        if norm is not None:
-            activation = norm.activation
-            links[group.GAMMA] = b.weights.vector(norm.weight.weight)
-            links[group.BETA] = b.weights.vector(norm.weight.bias)
-            stride = 0
-            if norm.scale_shift is not None:
-                links[group.SCALE_SHIFT], stride = dense(b, norm.scale_shift), norm.scale_shift.row_bytes
-            learned = group.Norm(norm.groups, eps=norm.eps, scale_shift_stride=stride)
-        fold = group.fold_words(
-            _sources(parts), batch, pixels, 0, learned, 0, 0, activation=activation, flip=b.flip
-        )
-        b.launch("norm_fold", fold, links, numbers // 64)
+        b.launch("norm_stats", group.STATS_WORDS, group.stats_fields(sources, batch, pixels, stats), numbers)
+        fold = group.fold_fields(
+            sources, batch, pixels, stats, _learned(b, norm), multiply, add, records=records,
+            activation=None if norm is None else norm.activation, flip=b.flip,
+        )  # fmt: skip
+        b.launch("norm_fold", group.FOLD_WORDS, fold, numbers // 64)
         return multiply, add, records
 
     made: tuple[Buffer, Buffer, Buffer] = b.form(value, "tables", make)
     return made
+
+
+def _learned(b: Builder, norm: Any) -> group.Norm:
+    if norm is None:
+        return group.Norm()
+    gamma, beta = b.weights.vector(norm.weight.weight), b.weights.vector(norm.weight.bias)
+    if norm.scale_shift is None:
+        return group.Norm(norm.groups, gamma, beta, norm.eps)
+    table: Value = norm.scale_shift
+    return group.Norm(norm.groups, gamma, beta, norm.eps, dense(b, table), table.row_bytes)
 
 
 def _apply(
@@ -150,41 +142,27 @@ def _apply(
 ) -> None:
     """Write an activation, normed where a norm is deferred, into rows or an image with a border."""
     norm = _group_norm(b, value)
-    parts = _parts(b, value if norm is None else norm.x)
-    quantised = records is not None
-    channels = _padded(value.channels) if quantised else value.channels
-    links: dict[int, Any] = {**_links(parts), group.OUTPUT: output}
-    if norm is not None:
-        links[group.APPLY_MULTIPLY], links[group.APPLY_ADD], _ = _tables(b, value)
-    if quantised:
-        links[group.APPLY_RECORDS] = records
-    words = group.apply_words(
-        _sources(parts), tuple(value.grid), 0, 0, 0, channels if quantised else 4 * channels,
+    sources = _sources(_parts(b, value if norm is None else norm.x))
+    multiply, add, _ = (0, 0, 0) if norm is None else _tables(b, value)
+    channels = value.channels if records is None else _padded(value.channels)
+    fields = group.apply_fields(
+        sources, tuple(value.grid), multiply, add, output, channels * (4 if records is None else 1),
         output_channels=channels, border=padding, wrap=border == "circular",
-        activation=None if norm is None else norm.activation, flip=b.flip,
+        records=0 if records is None else records, activation=None if norm is None else norm.activation, flip=b.flip,
     )  # fmt: skip
-    b.launch("norm_apply", words, links, value.grid.rows * value.channels)
+    b.launch("norm_apply", group.APPLY_WORDS, fields, value.grid.rows * value.channels)
 
 
 def _rows(b: Builder, value: Value, output: Buffer, stride: int, records: Buffer | None) -> None:
     """Write rows, normed where a layer norm is deferred, as float32 or as bytes with records."""
     deferred = b.known(value).deferred
     norm: Any = deferred if isinstance(deferred, op.LayerNorm) else None
-    parts = _parts(b, value if norm is None else norm.x)
-    links: dict[int, Any] = {**_links(parts), row.OUTPUT: output}
-    if norm is not None:
-        links[row.GAMMA] = b.weights.vector(norm.weight.weight)
-        links[row.BETA] = b.weights.vector(norm.weight.bias)
-    if records is not None:
-        links[row.RECORDS] = records
-    words = row.rows_words(
-        _sources(parts), value.grid.rows, 0, stride,
+    sources = _sources(_parts(b, value if norm is None else norm.x))
+    fields = row.rows_fields(
+        sources, value.grid.rows, output, stride,
         output_channels=value.channels if records is None else _padded(value.channels),
-        eps=0.0 if norm is None else norm.eps, flip=b.flip,
+        gamma=0 if norm is None else b.weights.vector(norm.weight.weight),
+        beta=0 if norm is None else b.weights.vector(norm.weight.bias),
+        eps=0.0 if norm is None else norm.eps, records=0 if records is None else records, flip=b.flip,
     )  # fmt: skip
-    b.launch("rows_norm", words, links, value.grid.rows * value.channels)
-
-
-def _join(b: Builder, value: Value, output: Buffer) -> None:
-    """A concatenation, written: norm_apply without a norm copies two sources side by side."""
-    _apply(b, value, output, NO_BORDER, "zero", records=None)
+    b.launch("rows_norm", row.WORDS, fields, value.grid.rows * value.channels)

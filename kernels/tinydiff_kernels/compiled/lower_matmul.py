@@ -10,7 +10,7 @@ import numpy as np
 
 from tinydiff_kernels import operations as op
 from tinydiff_kernels.compiled import forms
-from tinydiff_kernels.compiled.build import Builder, step_words
+from tinydiff_kernels.compiled.build import Builder
 from tinydiff_kernels.compiled.program import Buffer
 from tinydiff_kernels.compiled.trace import Step, Value
 from tinydiff_kernels.handles import MatmulWeight
@@ -75,7 +75,7 @@ def multiply(b: Builder, packed: Packed, geometry: Geometry, x: Operand, e: Epil
         record_per_image=x.record_per_image,
     )
     work = geometry.count * len(geometry.taps) * packed.steps * packed.panels * 16
-    b.launch(f"matmul_{packed.kind}", step_words(d.WORDS), fields, work)
+    b.launch(f"matmul_{packed.kind}", d.WORDS, fields, work)
 
 
 def _epilogue(b: Builder, o: op.Linear | op.Conv, residual: Buffer | None) -> Epilogue:

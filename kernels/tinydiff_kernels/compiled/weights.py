@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_kernels.handles import LowRank, MatmulWeight, Tensor
+from tinydiff_kernels.handles import EmbeddingWeight, LowRank, MatmulWeight, Tensor
 from tinydiff_kernels.matmul import packing
 from tinydiff_kernels.matmul.geometry import upsample_weights
 
@@ -63,6 +63,11 @@ class PackedWeights:
         made: Float32 = self._once(
             (id(tensor), "vector"), tensor, lambda: np.ascontiguousarray(tensor.float32(), np.float32)
         )
+        return made
+
+    def table(self, weight: EmbeddingWeight) -> Float32:
+        """A table of vectors; only rows that are asked for are used, so it is not copied where it is float32."""
+        made: Float32 = self._once((id(weight), "table"), weight, weight.weight.float32)
         return made
 
     def adapter(self, adapter: LowRank, *, gated: bool = False) -> tuple[packing.Packed, packing.Packed]:

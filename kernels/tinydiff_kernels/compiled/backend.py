@@ -1,0 +1,122 @@
+"""The backend "numba": records what a network does, compiles it once for each shape, runs it in one arena."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydiff_kernels import dispatch, pool
+from tinydiff_kernels import operations as op
+from tinydiff_kernels.backend import Backend, Observer
+from tinydiff_kernels.compiled import forms, lower_matmul, lower_simple
+from tinydiff_kernels.compiled.arena import Arena
+from tinydiff_kernels.compiled.build import Builder
+from tinydiff_kernels.compiled.program import Program
+from tinydiff_kernels.compiled.trace import Step, Trace, Value
+from tinydiff_kernels.compiled.weights import KindOf, PackedWeights
+from tinydiff_kernels.ref.quantise import FLIP
+from tinydiff_kernels.rows import Array, Rows
+
+Lower = Callable[[Builder, Step], None]
+TABLE: dict[type[op.Operation], Lower] = {
+    op.Linear: lower_matmul.linear,
+    op.Geglu: lower_matmul.geglu,
+    op.Conv: lower_matmul.conv,
+    op.GroupNorm: lower_simple.deferred,
+    op.LayerNorm: lower_simple.deferred,
+    op.Concat: lower_simple.deferred,
+    op.Attention: lower_simple.attention,
+    op.Add: lower_simple.add,
+    op.Activate: lower_simple.activate,
+    op.Affine: lower_simple.affine,
+    op.TimestepEmbedding: lower_simple.timestep_embedding,
+    op.Embed: lower_simple.embed,
+    op.TakeRow: lower_simple.take_row,
+}
+PROGRAMS_KEPT = 8
+
+
+class Compiled(Backend):
+    """Float32 activations and epilogues; weights as `kind_of` says. `arena` may be shared by the networks of a pipeline.
+
+    `cancel` is an int32 word that stops kernels between tiles. Observers see every operation when it is recorded
+    (`before`) and when it has run (`after`, without values); where a result is not finite the run is repeated
+    with values shown to them, so that the first layer that went wrong can be named.
+    """
+
+    name = "numba"
+
+    def __init__(
+        self,
+        kind_of: KindOf,
+        *,
+        observers: Sequence[Observer] = (),
+        threads: int | None = None,
+        arena: Arena | None = None,
+        cancel: NDArray[np.int32] | None = None,
+    ) -> None:
+        super().__init__(observers)
+        self.threads = pool.default_threads() if threads is None else threads
+        self.arena = arena or Arena()
+        self.cancel: NDArray[np.int32] = np.zeros(1, np.int32) if cancel is None else cancel
+        self.profile = False
+        self.programs: OrderedDict[Any, Program] = OrderedDict()  # newest last
+        self._weights = PackedWeights(kind_of)
+        self._trace = Trace()
+
+    def run(self, operation: op.Operation) -> Rows:
+        """Recorded, not computed; see `make`."""
+        for observer in self.observers:
+            observer.before(operation)
+        return self.execute(operation)
+
+    def execute(self, operation: op.Operation) -> Rows:
+        return self._trace.record(operation, self)
+
+    def make(self, rows: Rows) -> Array:
+        """The matrix of a result: runs all that was recorded, and gives every result that is still held its matrix."""
+        trace, self._trace = self._trace, Trace()
+        held = trace.alive()
+        outputs = [value for value, _ in held]
+        key = trace.key(outputs)
+        program = self.programs.pop(key, None) or self._build(trace, outputs)
+        self.programs[key] = program
+        while len(self.programs) > PROGRAMS_KEPT:
+            self.programs.popitem(last=False)
+        arrays = self._run(program, trace, watch=False)
+        if not all(np.isfinite(array).all() for array in arrays):
+            self._run(program, trace, watch=True)
+        result: Array | None = None
+        for (_, promised), array in zip(held, arrays, strict=True):
+            object.__setattr__(promised, "data", array)
+            result = array if promised is rows else result
+        if result is None:
+            raise RuntimeError("an activation was asked for after its trace had run without it")
+        return result
+
+    def _build(self, trace: Trace, outputs: list[Value]) -> Program:
+        builder = Builder(trace, outputs, self._weights, self.threads, FLIP * dispatch.choose().path.signed_bytes)
+        for index, step in enumerate(trace.steps):
+            builder.step = index
+            TABLE[type(step.operation)](builder, step)
+        for value in outputs:
+            forms.dense(builder, value)
+        return builder.finish()
+
+    def _run(self, program: Program, trace: Trace, *, watch: bool) -> list[Array]:
+        def after(step: Step, index: int) -> None:
+            if self.cancel[0]:
+                for observer in self.observers:
+                    observer.before(step.operation)
+            if watch:
+                values = program.values(self.arena, step)
+                for observer in self.observers:
+                    observer.after(step.operation, Rows(step.output.grid, step.output.channels, values))
+
+        return program.run(
+            trace, self.arena, threads=self.threads, cancel=self.cancel, after=after, profile=self.profile
+        )
