@@ -57,7 +57,7 @@ class Pipeline:
         if threads is not None:
             arguments.whole("threads", threads, 1, 1024)
         source = open_model(path, vae=vae)
-        return cls(build(source, weights=weights, backend=backend, prediction_type=prediction_type))
+        return cls(build(source, weights=weights, backend=backend, prediction_type=prediction_type, threads=threads))
 
     def encode_prompt(
         self, prompt: str, negative_prompt: str | None = None, clip_skip: int | None = None

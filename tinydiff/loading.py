@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff.clip import CLIPTextEncoder
+from tinydiff.backends import BACKENDS, Backends
 from tinydiff.config import CLIPConfig, TinyVAEConfig, UNetConfig, VAEConfig
 from tinydiff.errors import ModelFileError, NotYetError, UnsupportedModelError
-from tinydiff.observers import CancelToken, Watchdog
+from tinydiff.observers import CancelToken
 from tinydiff.parameters import NamedTensor, Parameters, first_names
 from tinydiff.schedulers import sd_pipeline_config
 from tinydiff.suggest import unknown
@@ -25,10 +26,8 @@ from tinydiff.tokenizer import Tokenizer
 from tinydiff.unet import UNet
 from tinydiff.vae import VAE
 from tinydiff_kernels.backend import Backend
-from tinydiff_kernels.reference import Reference
 from tinydiff_weights.source import Component, ModelSource
 
-BACKENDS = ("auto", "numba", "reference")  # the first two mean the reference until the kernels exist
 WEIGHTS = ("auto", "float32", "float16", "int8", "int4")
 
 
@@ -56,22 +55,25 @@ class Model:
     hints: tuple[str, ...]
 
 
-def build(source: ModelSource, *, weights: str, backend: str, prediction_type: str | None) -> Model:
+def build(
+    source: ModelSource, *, weights: str, backend: str, prediction_type: str | None, threads: int | None = None
+) -> Model:
     """Raises ModelFileError (tensors, configs), UnsupportedModelError (kinds), InvalidArgumentError (names)."""
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
     if weights not in WEIGHTS:
         raise unknown("weights", weights, WEIGHTS)
-    if weights in ("int8", "int4"):
-        raise NotYetError(f"weights={weights!r} is not available in this version; use 'auto', 'float32' or 'float16'")
+    if weights == "int4":
+        raise NotYetError("weights='int4' is not available in this version; use 'int8'")
     cancel = CancelToken()
+    backends = Backends(backend, weights, cancel, threads)
 
     def parts(name: str) -> tuple[Component, Parameters, Backend]:
         component = source.components[name]
         tensors: Mapping[str, NamedTensor] = component.tensors
         if weights == "float16":
             tensors = {k: Halved(v) for k, v in tensors.items()}
-        return component, Parameters(tensors, component.path), Reference(observers=[cancel, Watchdog(name)])
+        return component, Parameters(tensors, component.path), backends.make(name, component.config)
 
     unet_part, p, b = parts("unet")
     unet = UNet(UNetConfig.from_json(unet_part.config, unet_part.path), p, b)

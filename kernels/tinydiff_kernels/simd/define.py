@@ -10,6 +10,7 @@ TypingError with a message in the words of this package.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ def operation(rule: Rule, *, constants: bool = False) -> Operation:
     def define(_context: Any, *arguments: Any) -> Any:
         return rule(*arguments)
 
-    define.__name__ = define.__qualname__ = rule.__name__
+    define.__name__, define.__qualname__ = rule.__name__, rule.__qualname__
     define.__doc__ = rule.__doc__
     context = inspect.Parameter("_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = [p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(rule).parameters.values()]
@@ -74,6 +75,8 @@ def composed(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Opera
     """
 
     def decorate(function: Callable[..., Any]) -> Operation:
+        function.__qualname__ = _unique_name(function)
+
         def rule(*arguments: Any) -> Lowered:
             plain = tuple(types.unliteral(a) for a in arguments)
             signature = result(*plain)(*plain)
@@ -86,12 +89,28 @@ def composed(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Opera
 
             return signature, generate
 
-        rule.__name__ = function.__name__
+        rule.__name__, rule.__qualname__ = function.__name__, function.__qualname__
         rule.__doc__ = function.__doc__
         rule.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         return operation(rule)
 
     return decorate
+
+
+def _unique_name(function: Callable[..., Any]) -> str:
+    """The qualified name, and for a closure a hash of what it closes over.
+
+    Numba's symbols are made of the qualified name, the types and a count of this process. Kernels that were compiled and
+    kept by different processes meet in one: closures of one factory need names of their own, or one's code would be
+    called as another's.
+    """
+    if not function.__closure__:
+        return function.__qualname__
+    parts = []
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__, strict=True):
+        inner = getattr(cell.cell_contents, "_defn", None)
+        parts.append(f"{name}={cell.cell_contents!r}" if inner is None else f"{name}={inner.__qualname__}")
+    return f"{function.__qualname__}_{hashlib.sha256(';'.join(parts).encode()).hexdigest()[:12]}"
 
 
 # ---- rules over types -----------------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+"""Which backend runs a model: compiled kernels where they can run, NumPy where they cannot or where it is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tinydiff.errors import InvalidArgumentError
+from tinydiff.observers import CancelToken, Watchdog
+from tinydiff.recipe import kind_of
+from tinydiff_kernels.backend import Backend
+from tinydiff_kernels.reference import Reference
+
+BACKENDS = ("auto", "numba", "reference")
+
+
+def chosen(backend: str) -> tuple[str, str]:
+    """(backend, why) for a name of BACKENDS. InvalidArgumentError where it cannot run."""
+    if backend == "reference":
+        return "reference", "NumPy, asked for"
+    if importlib.util.find_spec("numba") is not None:
+        return "numba", "compiled kernels"
+    if backend == "numba":
+        raise InvalidArgumentError("backend 'numba' needs the package numba: pip install numba, or backend='reference'")
+    return "reference", "NumPy: numba is not installed"
+
+
+class Backends:
+    """Makes the backends of a model's networks. They share one arena, one cancel word, and the process's threads."""
+
+    def __init__(self, backend: str, weights: str, cancel: CancelToken, threads: int | None) -> None:
+        self.name, _ = chosen(backend)
+        if self.name == "reference" and weights in ("int8", "int4"):
+            raise InvalidArgumentError(f"weights={weights!r} needs the backend 'numba'; the reference computes in float32")
+        self.weights, self.cancel, self.threads = weights, cancel, threads
+        self._arena: Any = None
+
+    def make(self, component: str, config: Mapping[str, Any]) -> Backend:
+        observers = [self.cancel, Watchdog(component)]
+        if self.name == "reference":
+            return Reference(observers=observers)
+        from tinydiff_kernels.compiled.arena import Arena
+        from tinydiff_kernels.compiled.backend import Compiled
+
+        self._arena = self._arena or Arena()
+        channels: Sequence[int] = config.get("block_out_channels") or ()
+        kinds = kind_of(component, self.weights, len(channels))
+        return Compiled(
+            kinds, observers=observers, threads=self.threads, arena=self._arena, cancel=self.cancel.word
+        )

@@ -1,0 +1,53 @@
+"""How each layer's weight is kept while it runs: float32, half precision, or 8-bit integers.
+
+"auto" keeps what the file has: halves stay halves, everything else is float32. "int8" keeps wide what is small or
+delicate: the first and last convolution, which see the latents themselves, and the embeddings of time and sizes, which
+shift every pixel; of the autoencoder all but the two highest resolutions, where nine tenths of its work are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from tinydiff_kernels.handles import MatmulWeight
+from tinydiff_kernels.matmul.packing import Kind
+
+WIDE = re.compile(
+    r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv)$"
+    r"|^(time_embedding|add_embedding)\."
+    r"|^(encoder|decoder)\.layers\."  # AutoencoderTiny
+    r"|(^|\.)text_projection$"
+)
+AUTOENCODER = re.compile(r"^(encoder\.down|decoder\.up)_blocks\.(\d+)\.")
+
+
+def is_wide(component: str, layer: str, resolutions: int) -> bool:
+    """Layers that `int8` leaves alone. `resolutions`: how many the autoencoder has."""
+    if WIDE.search(layer):
+        return True
+    if component != "vae":
+        return False
+    block = AUTOENCODER.match(layer)
+    if block is None:
+        return True
+    side, number = block.group(1), int(block.group(2))
+    return number > 1 if side == "encoder.down" else number < resolutions - 2
+
+
+def kind_of(component: str, weights: str, resolutions: int = 0) -> Callable[[MatmulWeight], Kind]:
+    """The choice for the layers of a component ("unet", "vae", "text_encoder", ...)."""
+
+    def stored(weight: MatmulWeight) -> Kind:
+        return "f16" if getattr(weight.weight, "dtype", "") == "F16" else "f32"
+
+    def choose(weight: MatmulWeight) -> Kind:
+        if weights == "float32":
+            return "f32"
+        if weights == "float16":
+            return "f16"
+        if weights == "int8" and not is_wide(component, weight.name, resolutions):
+            return "i8"
+        return stored(weight)
+
+    return choose
