@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from tinydiff_kernels.epilogue import nothing
-from tinydiff_kernels.simd import Vector, composed, f32x16, get_lane, load, load_splat, store, u8, u8x16
+from tinydiff_kernels.simd import Vector, composed, f32x16, get_lane, load, load_splat, store, u8, u8x4, u8x8, u8x16
 
 
 @composed(lambda address, offset, whole: f32x16)
@@ -28,10 +28,23 @@ def write(address: int, offset: int, x: Vector, whole: bool) -> None:
 
 @composed(nothing)
 def fill(target: int, count: int, source: int) -> None:
-    """The byte at `source`, so often. It is read anew each time: from a loop that stores one value LLVM makes a call
-    of memset, which code compiled ahead of time does not have."""
-    whole = count // 16 * 16
-    for i in range(0, whole, 16):
-        store(target, i, load_splat(u8x16, source, 0))
-    for i in range(whole, count):
-        store(target, i, load(u8, source, 0))
+    """The byte at `source`, so often.
+
+    It is read anew each time, and the last few bytes are no loop: a loop that stores one value LLVM makes a call of
+    memset, which code compiled ahead of time does not have.
+    """
+    end = target + count // 16 * 16
+    for at in range(target, end, 16):
+        store(at, 0, load_splat(u8x16, source, 0))
+    if count & 8 != 0:
+        store(end, 0, load_splat(u8x8, source, 0))
+        end += 8
+    if count & 4 != 0:
+        store(end, 0, load_splat(u8x4, source, 0))
+        end += 4
+    if count & 2 != 0:
+        store(end, 0, load(u8, source, 0))
+        store(end, 1, load(u8, source, 0))
+        end += 2
+    if count & 1 != 0:
+        store(end, 0, load(u8, source, 0))
