@@ -80,6 +80,7 @@ def group_norm(
     multiply, add = np.empty((batch, count), np.float32), np.empty((batch, count), np.float32)
     records = np.zeros(batch, RECORD)
     wanted = records if output.dtype == np.uint8 else 0
+    scratch = np.empty((threads or pool.default_threads(), group.scratch_bytes(parts)), np.uint8)
     told = group.stats_fields(parts, batch, grid.pixels, stats)
     run(kernels.stats, group.STATS_WORDS, told, [stats], threads=threads)
     told = group.fold_fields(
@@ -93,6 +94,7 @@ def group_norm(
         add,
         output,
         output.strides[2],
+        scratch,
         output_channels=output.shape[3],
         border=border,
         wrap=wrap,
@@ -101,7 +103,7 @@ def group_norm(
         activation=activation,
         flip=flip,
     )
-    run(kernels.apply, group.APPLY_WORDS, told, [output], threads=threads)
+    run(kernels.apply, group.APPLY_WORDS, told, [output, scratch], threads=threads)
     return records
 
 

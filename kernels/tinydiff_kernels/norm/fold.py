@@ -1,7 +1,7 @@
 """norm_fold: from tiles' statistics to one multiply-add for every channel, and to the range of the result.
 
-Fields in `group.py`. Float64 scalars (but for the root), in the order of tiles and channels; a unit of work is an image. The work is a
-hundredth of the other two kernels'.
+Fields in `group.py`. Float64 scalars (but for the root), in the order of tiles and channels; a unit of work is an
+image. It takes a twentieth of the other two kernels' time.
 
     mean    = sum over tiles, channels of rows * mean_tc / count
     var     = sum over tiles, channels of (squares_tc + rows * (mean_tc - mean)^2) / count       (Chan et al. 1979)
