@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_kernels import checked, pool, words
+from tinydiff_kernels import pool
+from tinydiff_kernels.call import Array, Kernel, run
 from tinydiff_kernels.norm import group, row
 from tinydiff_kernels.ref.quantise import RECORD
 from tinydiff_kernels.rows import Grid
 from tinydiff_kernels.sources import Source, slots
-
-Kernel = Callable[[int, int, int], None]
-Array = NDArray[Any]
-
-
-def run(
-    kernel: Kernel,
-    count: int,
-    fields: dict[int, Any],
-    written: Sequence[Array],
-    *,
-    threads: int | None = None,
-    cancel: NDArray[np.int32] | None = None,
-) -> None:
-    """Run a kernel on a descriptor of `count` words whose operands are arrays; `written` are those it writes to."""
-    desc = words.filled(count, fields)
-    if not checked.active():
-        pool.run(kernel, desc, threads=threads, cancel=cancel)
-        return
-    targets = [_whole(x) for x in written if x.size]
-    read = [_whole(x) for x in fields.values() if isinstance(x, np.ndarray) and x.size]
-    with checked.buffers(*read, writable=targets):
-        pool.run(kernel, desc, threads=threads, cancel=cancel)
-
-
-def _whole(x: Array) -> Array:
-    """The array that x is a view of."""
-    while isinstance(x.base, np.ndarray):
-        x = x.base
-    return x
 
 
 @dataclass(frozen=True, slots=True)
