@@ -78,6 +78,7 @@ KERNELS: dict[str, dict[str, str]] = {
     "norm_fold": {"generic": _NORM + "fold:norm_fold"},
     "norm_apply": {"generic": _NORM + "apply:norm_apply"},
     "rows_norm": {"generic": _NORM + "rows_kernel:rows_norm"},
+    "elementwise": {"generic": "tinydiff_kernels.elementwise.kernel:elementwise"},
 }
 
 

@@ -1,24 +1,27 @@
 """norm_apply: activation(x * multiply + add) of every pixel, as float32 or u8, into an image with a border.
 
 Fields in `group.py`; quantising as `ref/quantise.py`. A unit of work is up to 64 pixels of a line of the bordered
-image, so that all output is written in order, borders included.
+image, so that all output is written in order, borders included. A pixel passes through the first-level cache three
+times: multiply and add, activation, quantise; short loops whose constants stay in registers.
 """
 
 from __future__ import annotations
 
-from tinydiff_kernels.channels import fill, read, write
-from tinydiff_kernels.epilogue import activate, nothing
+from tinydiff_kernels.channels import activate_floats, fill, read, write
+from tinydiff_kernels.epilogue import nothing
 from tinydiff_kernels.norm.group import (
     APPLY_ACTIVATION,
     APPLY_ADD,
     APPLY_FLIP,
     APPLY_MULTIPLY,
     APPLY_RECORDS,
+    APPLY_SCRATCH,
     BATCH,
     FIRST_LINE,
     HEIGHT,
     LEFT,
     LINES,
+    NEXT_WORKER,
     OUTPUT,
     OUTPUT_CHANNELS,
     OUTPUT_STRIDE,
@@ -47,48 +50,30 @@ from tinydiff_kernels.simd import (
 from tinydiff_kernels.sources import FIRST, FIRST_CHANNELS, FIRST_STRIDE, SECOND, SECOND_CHANNELS, SECOND_STRIDE
 
 
-@composed(lambda x, multiply, add, activation, offset, whole: f32x16)
-def value(x: int, multiply: int, add: int, activation: int, offset: int, whole: bool) -> Vector:
-    y = read(x, offset, whole)
-    if multiply != 0:
-        y = fma(y, read(multiply, offset, whole), read(add, offset, whole))
-    return activate(y, activation)
+@composed(nothing)
+def affine(x: int, channels: int, multiply: int, add: int, target: int) -> None:
+    """x * multiply + add of one source's channels of a pixel."""
+    c = 0
+    while c < channels:
+        whole = channels - c >= 16
+        y = read(x, 4 * c, whole)
+        if multiply != 0:
+            y = fma(y, read(multiply, 4 * c, whole), read(add, 4 * c, whole))
+        write(target, 4 * c, y, whole)
+        c += 16 if whole else 1
 
 
 @composed(nothing)
-def float_pixel(x: int, channels: int, multiply: int, add: int, activation: int, target: int) -> None:
-    """A pixel's channels of one source."""
-    whole = channels // 16 * 16
-    for c in range(0, whole, 16):
-        write(target, 4 * c, value(x, multiply, add, activation, 4 * c, True), True)
-    for c in range(whole, channels):
-        write(target, 4 * c, value(x, multiply, add, activation, 4 * c, False), False)
+def quantise_floats(x: int, count: int, target: int, inverse: Vector, zero_point: Vector, flip: int) -> None:
+    c = 0
+    while c < count:
+        whole = count - c >= 16
+        write(target, c, quantise(read(x, 4 * c, whole), inverse, zero_point, flip), whole)
+        c += 16 if whole else 1
 
 
 @composed(nothing)
-def byte_pixel(
-    x: int,
-    channels: int,
-    multiply: int,
-    add: int,
-    activation: int,
-    target: int,
-    inverse: Vector,
-    zero_point: Vector,
-    flip: int,
-) -> None:
-    """The same, quantised."""
-    whole = channels // 16 * 16
-    for c in range(0, whole, 16):
-        q = quantise(value(x, multiply, add, activation, 4 * c, True), inverse, zero_point, flip)
-        write(target, c, q, True)
-    for c in range(whole, channels):
-        q = quantise(value(x, multiply, add, activation, 4 * c, False), inverse, zero_point, flip)
-        write(target, c, q, False)
-
-
-@composed(nothing)
-def apply_segment(desc: int, image: int, line: int, start: int, end: int) -> None:
+def apply_segment(desc: int, image: int, line: int, start: int, end: int, scratch: int) -> None:
     """Pixels start..end of a line of the output."""
     height, width, wrap = load(i64, desc, HEIGHT), load(i64, desc, WIDTH), load(i64, desc, WRAP)
     first, first_stride = load(i64, desc, FIRST), load(i64, desc, FIRST_STRIDE)
@@ -120,17 +105,13 @@ def apply_segment(desc: int, image: int, line: int, start: int, end: int) -> Non
         inside = x % width if wrap != 0 else x
         if 0 <= y < height and 0 <= inside < width:
             pixel = (height * image + y) * width + inside
-            one, two = first + first_stride * pixel, second + second_stride * pixel
+            floats = target if records == 0 else scratch
+            affine(first + first_stride * pixel, first_channels, multiply, add, floats)
+            place = floats + 4 * first_channels
+            affine(second + second_stride * pixel, second_channels, second_multiply, second_add, place)
+            activate_floats(floats, channels, activation)
             if records != 0:
-                byte_pixel(one, first_channels, multiply, add, activation, target, inverse, zero_point, flip)
-                rest = target + first_channels
-                byte_pixel(
-                    two, second_channels, second_multiply, second_add, activation, rest, inverse, zero_point, flip
-                )
-            else:
-                float_pixel(one, first_channels, multiply, add, activation, target)
-                rest = target + 4 * first_channels
-                float_pixel(two, second_channels, second_multiply, second_add, activation, rest)
+                quantise_floats(floats, channels, target, inverse, zero_point, flip)
             fill(target + size * channels, size * (written - channels), border)
         else:
             fill(target, size * written, border)
@@ -139,6 +120,8 @@ def apply_segment(desc: int, image: int, line: int, start: int, end: int) -> Non
 
 def norm_apply(desc: int, counter: int, cancel: int) -> None:
     """Take segments of lines until none is left."""
+    channels = (load(i64, desc, FIRST_CHANNELS) + 15) // 16 * 16 + (load(i64, desc, SECOND_CHANNELS) + 15) // 16 * 16
+    scratch = load(i64, desc, APPLY_SCRATCH) + 4 * channels * fetch_add(counter + NEXT_WORKER, 1)
     across = load(i64, desc, LEFT) + load(i64, desc, WIDTH) + load(i64, desc, RIGHT)
     lines, segments = load(i64, desc, LINES), (across + SEGMENT - 1) // SEGMENT
     units = load(i64, desc, BATCH) * lines * segments
@@ -147,4 +130,4 @@ def norm_apply(desc: int, counter: int, cancel: int) -> None:
         if unit >= units:
             break
         line, start = unit // segments, unit % segments * SEGMENT
-        apply_segment(desc, line // lines, line % lines, start, min(across, start + SEGMENT))
+        apply_segment(desc, line // lines, line % lines, start, min(across, start + SEGMENT), scratch)

@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_kernels import checked, pool, words
+from tinydiff_kernels import pool
+from tinydiff_kernels.call import Array, Kernel, run
 from tinydiff_kernels.norm import group, row
 from tinydiff_kernels.ref.quantise import RECORD
 from tinydiff_kernels.rows import Grid
 from tinydiff_kernels.sources import Source, slots
-
-Kernel = Callable[[int, int, int], None]
-Array = NDArray[Any]
-
-
-def run(
-    kernel: Kernel,
-    count: int,
-    fields: dict[int, Any],
-    written: Sequence[Array],
-    *,
-    threads: int | None = None,
-    cancel: NDArray[np.int32] | None = None,
-) -> None:
-    """Run a kernel on a descriptor of `count` words whose operands are arrays; `written` are those it writes to."""
-    desc = words.filled(count, fields)
-    if not checked.active():
-        pool.run(kernel, desc, threads=threads, cancel=cancel)
-        return
-    targets = [_whole(x) for x in written if x.size]
-    read = [_whole(x) for x in fields.values() if isinstance(x, np.ndarray) and x.size]
-    with checked.buffers(*read, writable=targets):
-        pool.run(kernel, desc, threads=threads, cancel=cancel)
-
-
-def _whole(x: Array) -> Array:
-    """The array that x is a view of."""
-    while isinstance(x.base, np.ndarray):
-        x = x.base
-    return x
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +50,7 @@ def group_norm(
     multiply, add = np.empty((batch, count), np.float32), np.empty((batch, count), np.float32)
     records = np.zeros(batch, RECORD)
     wanted = records if output.dtype == np.uint8 else 0
+    scratch = np.empty((threads or pool.default_threads(), group.scratch_bytes(parts)), np.uint8)
     told = group.stats_fields(parts, batch, grid.pixels, stats)
     run(kernels.stats, group.STATS_WORDS, told, [stats], threads=threads)
     told = group.fold_fields(
@@ -93,6 +64,7 @@ def group_norm(
         add,
         output,
         output.strides[2],
+        scratch,
         output_channels=output.shape[3],
         border=border,
         wrap=wrap,
@@ -101,7 +73,7 @@ def group_norm(
         activation=activation,
         flip=flip,
     )
-    run(kernels.apply, group.APPLY_WORDS, told, [output], threads=threads)
+    run(kernels.apply, group.APPLY_WORDS, told, [output, scratch], threads=threads)
     return records
 
 

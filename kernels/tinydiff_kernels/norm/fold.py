@@ -1,7 +1,7 @@
 """norm_fold: from tiles' statistics to one multiply-add for every channel, and to the range of the result.
 
-Fields in `group.py`. Float64 scalars, in the order of tiles and channels; a unit of work is an image. The work is a
-hundredth of the other two kernels'.
+Fields in `group.py`. Float64 scalars (but for the root), in the order of tiles and channels; a unit of work is an
+image. It takes a twentieth of the other two kernels' time.
 
     mean    = sum over tiles, channels of rows * mean_tc / count
     var     = sum over tiles, channels of (squares_tc + rows * (mean_tc - mean)^2) / count       (Chan et al. 1979)
@@ -10,8 +10,6 @@ hundredth of the other two kernels'.
 """
 
 from __future__ import annotations
-
-import math
 
 from tinydiff_kernels._numba import types
 from tinydiff_kernels.channels import read
@@ -40,10 +38,12 @@ from tinydiff_kernels.simd import (
     Scalar,
     composed,
     f32,
+    f32x4,
     f32x16,
     fetch_add,
     fma,
     full_like,
+    get_lane,
     i64,
     less,
     load,
@@ -54,6 +54,8 @@ from tinydiff_kernels.simd import (
     min_lanes,
     minimum,
     select,
+    splat,
+    sqrt,
     store,
     sum_lanes,
     zero,
@@ -113,7 +115,8 @@ def fold_groups(desc: int, image: int, stats: int, plane: int, channels: int) ->
         width = channels // groups
         mean = group_mean(desc, stats, plane, g * width, width)
         var = group_variance(desc, stats, plane, g * width, width, mean)
-        inverse = 1.0 / math.sqrt(var + eps) + (var - var)  # NaN where the variance is infinite
+        deviation = get_lane(sqrt(splat(f32x4, var + eps)), 0)
+        inverse = 1.0 / f64(deviation) + (var - var)  # NaN where the variance is infinite
         for c in range(g * width, (g + 1) * width):
             m = f64(load(f32, gamma, 4 * c)) * inverse
             a = f64(load(f32, beta, 4 * c)) - mean * m

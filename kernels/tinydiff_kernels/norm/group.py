@@ -12,7 +12,8 @@ NaN and infinity: a group that holds one is NaN as a whole, in float32; in u8 th
 float32, count as infinite.
 
 Buffers between them, in bytes (any alignment, not initialised; slots = `sources.slots`):
-    stats  stats_bytes(batch, pixels, slots)      multiply, add  4 * batch * slots each      records  8 * batch
+    stats  stats_bytes(batch, pixels, slots)      multiply, add  4 * batch * slots each
+    records  8 * batch                           scratch of norm_apply  scratch_bytes(sources) a thread
 
 Operands may be addresses, arrays, or whatever the caller puts addresses in place of before `words.filled`.
 """
@@ -26,7 +27,7 @@ from typing import Any
 from tinydiff_kernels import words
 from tinydiff_kernels.matmul.descriptor import ACTIVATIONS
 from tinydiff_kernels.ref.quantise import DIPS
-from tinydiff_kernels.sources import Source, source_fields
+from tinydiff_kernels.sources import Source, slots, source_fields
 
 Fields = dict[int, Any]
 
@@ -35,7 +36,7 @@ PIXELS = 56  # rows of an image
 STATS = 64  # address of float32 [batch, tiles, 4, slots]: mean, squared deviations, minimum, maximum
 STATS_WORDS = 9
 TILE_ROWS = 128
-CHUNK = 256  # channels of a unit of work
+CHUNK = 512  # channels of a unit of work
 
 GROUPS = 72  # 0: no norm
 GAMMA = 80  # address of float32 [channels]
@@ -69,13 +70,20 @@ APPLY_FLIP = 160
 OUTPUT = 168  # address of the first pixel of line FIRST_LINE of image 0
 OUTPUT_STRIDE = 176  # bytes from pixel to pixel; lines and images follow each other without gaps
 OUTPUT_CHANNELS = 184  # channels written; those beyond the input's get the border's value
-APPLY_WORDS = 24
+APPLY_SCRATCH = 192  # address of scratch_bytes for each thread
+APPLY_WORDS = 25
+NEXT_WORKER = 8  # byte offset in the counters: threads number themselves to find their scratch
 SEGMENT = 64  # pixels of a unit of work
 
 
-def stats_bytes(batch: int, pixels: int, slots: int) -> int:
+def stats_bytes(batch: int, pixels: int, slot_count: int) -> int:
     """Size of the statistics; slots as `sources.slots` counts them."""
-    return batch * -(-pixels // TILE_ROWS) * 16 * slots
+    return batch * -(-pixels // TILE_ROWS) * 16 * slot_count
+
+
+def scratch_bytes(sources: Sequence[Source]) -> int:
+    """What norm_apply needs for each thread: a pixel in float32."""
+    return 4 * slots(sources)
 
 
 def stats_fields(sources: Sequence[Source], batch: int, pixels: int, stats: Any) -> Fields:
@@ -138,6 +146,7 @@ def apply_fields(
     add: Any,
     output: Any,
     output_stride: int,
+    scratch: Any,
     *,
     output_channels: int | None = None,
     border: tuple[int, int, int, int] = (0, 0, 0, 0),
@@ -174,5 +183,6 @@ def apply_fields(
         APPLY_FLIP: flip,
         OUTPUT: output,
         OUTPUT_STRIDE: output_stride,
+        APPLY_SCRATCH: scratch,
         OUTPUT_CHANNELS: channels if output_channels is None else output_channels,
     }

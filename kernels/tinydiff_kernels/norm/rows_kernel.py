@@ -6,7 +6,6 @@ Sums: 16 lanes over a source's whole vectors, then the lanes, then its last chan
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tinydiff_kernels._numba import types
@@ -30,10 +29,12 @@ from tinydiff_kernels.simd import (
     Vector,
     composed,
     f32,
+    f32x4,
     f32x16,
     fetch_add,
     fma,
     full_like,
+    get_lane,
     i32x16,
     i64,
     load,
@@ -44,6 +45,7 @@ from tinydiff_kernels.simd import (
     min_lanes,
     minimum,
     splat,
+    sqrt,
     sum_lanes,
     zero,
 )
@@ -149,7 +151,8 @@ def one_row(desc: int, row: int) -> None:
             var += squares_of(x2, second, middle)
         var = var / count
         mean = splat(f32x16, middle)
-        inverse = splat(f32x16, f32(1) / math.sqrt(var + load(f32, desc, EPS)) + (var - var))  # infinite: NaN
+        deviation = get_lane(sqrt(splat(f32x4, var + load(f32, desc, EPS))), 0)
+        inverse = splat(f32x16, f32(1) / deviation + (var - var))  # NaN where the variance is infinite
     records, flip = load(i64, desc, RECORDS), load(i64, desc, FLIP)
     target = load(i64, desc, OUTPUT) + load(i64, desc, OUTPUT_STRIDE) * row
     rest = load(i64, desc, OUTPUT_CHANNELS) - first - second

@@ -149,7 +149,7 @@ def tile_statistics(x: int, stride: int, channels: int, rows: int, out: int, pla
 
 
 def norm_stats(desc: int, counter: int, cancel: int) -> None:
-    """A unit of work is up to 256 channels of one source in one tile."""
+    """A unit of work is up to 512 channels of one source in one tile."""
     pixels, stats = load(i64, desc, PIXELS), load(i64, desc, STATS)
     first_channels, second_channels = load(i64, desc, FIRST_CHANNELS), load(i64, desc, SECOND_CHANNELS)
     first_chunks = (first_channels + CHUNK - 1) // CHUNK

@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 from tinydiff_kernels.rows import Array
 
 
+def exponents(dim: int, freq_shift: float) -> NDArray[np.float32]:
+    """Logarithms of the `dim // 2` frequencies, as diffusers computes them, in float32."""
+    half = dim // 2
+    steps = np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32)
+    return np.asarray(steps / np.float32(half - freq_shift), np.float32)
+
+
 def timestep_embedding(timesteps: Array, dim: int, flip_sin_to_cos: bool, freq_shift: float) -> Array:
     """timesteps `[B, n]` -> `[B, n * dim]`; see `operations.TimestepEmbedding`."""
-    half = dim // 2
     t = np.asarray(timesteps, np.float32)
-    exponent = np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half - freq_shift)
-    angles = t[..., None] * np.exp(exponent)
+    frequencies = np.exp(exponents(dim, freq_shift).astype(np.float64)).astype(np.float32)  # rounded correctly
+    angles = t[..., None] * frequencies
     pair = (np.cos(angles), np.sin(angles)) if flip_sin_to_cos else (np.sin(angles), np.cos(angles))
     table = np.concatenate(pair, -1)
     if dim % 2:
