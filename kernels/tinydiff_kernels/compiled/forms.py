@@ -147,6 +147,7 @@ def _apply(
     channels = value.channels if records is None else _padded(value.channels)
     fields = group.apply_fields(
         sources, tuple(value.grid), multiply, add, output, channels * (4 if records is None else 1),
+        b.room(b.threads * group.scratch_bytes(sources)),
         output_channels=channels, border=padding, wrap=border == "circular",
         records=0 if records is None else records, activation=None if norm is None else norm.activation, flip=b.flip,
     )  # fmt: skip

@@ -74,7 +74,8 @@ def multiply(b: Builder, packed: Packed, geometry: Geometry, x: Operand, e: Epil
         records=0 if x.records is None else x.records,
         record_per_image=x.record_per_image,
     )
-    work = geometry.count * len(geometry.taps) * packed.steps * packed.panels * 16
+    channels = packed.steps * (4 if packed.kind in QUANTISED else 1)
+    work = geometry.count * len(geometry.taps) * channels * packed.panels * d.PANEL
     b.launch(f"matmul_{packed.kind}", d.WORDS, fields, work)
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-
+from tinydiff_kernels.attention import descriptor as a
 from tinydiff_kernels.compiled import forms
+from tinydiff_kernels.compiled.arena import Lifetime
 from tinydiff_kernels.compiled.build import Builder
 from tinydiff_kernels.compiled.program import Buffer
-from tinydiff_kernels.compiled.arena import Lifetime
-from tinydiff_kernels.compiled.trace import Step, Value
+from tinydiff_kernels.compiled.trace import Step
+from tinydiff_kernels.elementwise import descriptor as e
 from tinydiff_kernels.ref import embedding
 from tinydiff_kernels.rows import Array
 
@@ -21,7 +22,7 @@ def deferred(b: Builder, step: Step) -> None:
     b.defer(step.operation, step.output)
 
 
-def attention_real(b: Builder, step: Step) -> None:
+def attention(b: Builder, step: Step) -> None:
     o: Any = step.operation
     q, k, v = (forms.dense(b, x) for x in (o.q, o.k, o.v))
     images, heads, queries, keys = o.q.grid.batch, o.heads, o.q.grid.pixels, o.k.grid.pixels
@@ -43,6 +44,42 @@ def of_step(b: Builder, attribute: str) -> Buffer:
     return Buffer("step", Lifetime(0, 0, 0), b.step, attribute)
 
 
+def add(b: Builder, step: Step) -> None:
+    o: Any = step.operation
+    x, y, stride = forms.dense(b, o.x), forms.dense(b, o.y), step.output.row_bytes
+    fields = e.add_fields(_shape(step), x, stride, y, stride, b.result(step.output), stride, scale=o.scale)
+    b.launch("elementwise", e.WORDS, fields, step.output.nbytes // 4)
+
+
+def activate(b: Builder, step: Step) -> None:
+    _linear(b, step, activation=step.operation.activation)
+
+
+def affine(b: Builder, step: Step) -> None:
+    _linear(b, step, scale=step.operation.scale, shift=step.operation.shift)
+
+
+def _linear(b: Builder, step: Step, **settings: Any) -> None:
+    x, stride = forms.dense(b, step.operation.x), step.output.row_bytes
+    fields = e.linear_fields(_shape(step), x, stride, b.result(step.output), stride, **settings)
+    b.launch("elementwise", e.WORDS, fields, step.output.nbytes // 4)
+
+
+def _shape(step: Step) -> tuple[int, int]:
+    return step.output.grid.rows, step.output.channels
+
+
+def timestep_embedding(b: Builder, step: Step) -> None:
+    """Each number of a row becomes `dim` numbers, so rows of the kernel are numbers."""
+    o: Any = step.operation
+    table = e.frequencies(o.dim, o.freq_shift)
+    fields = e.sinusoids_fields(
+        o.timesteps.size, o.dim, of_step(b, "timesteps"), table, b.result(step.output), 4 * o.dim,
+        cosines_first=o.flip_sin_to_cos,
+    )  # fmt: skip
+    b.launch("elementwise", e.WORDS, fields, step.output.nbytes // 4)
+
+
 def embed(b: Builder, step: Step) -> None:
     o: Any = step.operation
     tokens, positions = b.weights.table(o.tokens), b.weights.table(o.positions)
@@ -62,31 +99,3 @@ def take_row(b: Builder, step: Step) -> None:
 def _take_row(operation: Any, inputs: list[Array], output: Array) -> None:
     grid = operation.x.grid
     output[:] = inputs[0][np.arange(grid.batch) * grid.pixels + operation.index]
-
-
-def _value(x: Any) -> Value:
-    return x  # type: ignore[no-any-return]
-
-
-# TEMPORARY: until the kernels are there
-def _tmp(run):
-    def lower(b, step):
-        o = step.operation
-        from dataclasses import fields as dataclass_fields
-        inputs = [v for f in dataclass_fields(o) if isinstance(v := getattr(o, f.name), Value)]
-        for x in inputs:
-            forms.dense(b, x)
-        b.host(run, inputs, step.output, b.result(step.output))
-    return lower
-
-def _ref(f):
-    def run(operation, inputs, output):
-        output[:] = f(operation, inputs)
-    return run
-
-from tinydiff_kernels.ref import activation as _act, attention as _att
-add = _tmp(_ref(lambda o, i: i[0] + np.float32(o.scale) * i[1]))
-activate = _tmp(_ref(lambda o, i: _act.activate(i[0], o.activation)))
-affine = _tmp(_ref(lambda o, i: i[0] * np.float32(o.scale) + np.float32(o.shift)))
-timestep_embedding = _tmp(_ref(lambda o, i: embedding.timestep_embedding(o.timesteps, o.dim, o.flip_sin_to_cos, o.freq_shift)))
-attention = _tmp(_ref(lambda o, i: _att.attention(*i, o.q.grid.batch, o.heads, o.causal, o.lengths)))

@@ -140,7 +140,7 @@ class _Addresses:
             return self.arena.address + buffer.life.offset
         if buffer.place == "step":
             given = getattr(self.trace.steps[buffer.index].operation, buffer.attribute)
-            array = np.ascontiguousarray(given)
+            array = np.ascontiguousarray(given, np.int64 if given.dtype.kind in "iu" else np.float32)
             self.arrays.append(array)
             return int(array.ctypes.data)
         arrays = self.arrays if buffer.place == "input" else self.outputs
