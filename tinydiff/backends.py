@@ -9,7 +9,8 @@ from typing import Any
 from tinydiff.errors import InvalidArgumentError
 from tinydiff.observers import CancelToken, Watchdog
 from tinydiff.recipe import kind_of
-from tinydiff_kernels.backend import Backend
+from tinydiff_kernels import native
+from tinydiff_kernels.backend import Backend, Observer
 from tinydiff_kernels.reference import Reference
 
 BACKENDS = ("auto", "numba", "reference")
@@ -19,11 +20,13 @@ def chosen(backend: str) -> tuple[str, str]:
     """(backend, why) for a name of BACKENDS. InvalidArgumentError where it cannot run."""
     if backend == "reference":
         return "reference", "NumPy, asked for"
+    if native.library()[0] is not None:
+        return "numba", f"kernels compiled ahead of time: {native.library()[1]}"
     if importlib.util.find_spec("numba") is not None:
-        return "numba", "compiled kernels"
+        return "numba", "kernels compiled by Numba when first used, and kept"
     if backend == "numba":
         raise InvalidArgumentError("backend 'numba' needs the package numba: pip install numba, or backend='reference'")
-    return "reference", "NumPy: numba is not installed"
+    return "reference", "NumPy: numba is not installed, and there is no library of compiled kernels for this machine"
 
 
 class Backends:
@@ -32,12 +35,14 @@ class Backends:
     def __init__(self, backend: str, weights: str, cancel: CancelToken, threads: int | None) -> None:
         self.name, _ = chosen(backend)
         if self.name == "reference" and weights in ("int8", "int4"):
-            raise InvalidArgumentError(f"weights={weights!r} needs the backend 'numba'; the reference computes in float32")
+            raise InvalidArgumentError(
+                f"weights={weights!r} needs the backend 'numba'; the reference computes in float32"
+            )
         self.weights, self.cancel, self.threads = weights, cancel, threads
         self._arena: Any = None
 
     def make(self, component: str, config: Mapping[str, Any]) -> Backend:
-        observers = [self.cancel, Watchdog(component)]
+        observers: list[Observer] = [self.cancel, Watchdog(component)]
         if self.name == "reference":
             return Reference(observers=observers)
         from tinydiff_kernels.compiled.arena import Arena
@@ -46,6 +51,4 @@ class Backends:
         self._arena = self._arena or Arena()
         channels: Sequence[int] = config.get("block_out_channels") or ()
         kinds = kind_of(component, self.weights, len(channels))
-        return Compiled(
-            kinds, observers=observers, threads=self.threads, arena=self._arena, cancel=self.cancel.word
-        )
+        return Compiled(kinds, observers=observers, threads=self.threads, arena=self._arena, cancel=self.cancel.word)

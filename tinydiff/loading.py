@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff.clip import CLIPTextEncoder
 from tinydiff.backends import BACKENDS, Backends
+from tinydiff.clip import CLIPTextEncoder
 from tinydiff.config import CLIPConfig, TinyVAEConfig, UNetConfig, VAEConfig
 from tinydiff.errors import ModelFileError, NotYetError, UnsupportedModelError
 from tinydiff.observers import CancelToken
 from tinydiff.parameters import NamedTensor, Parameters, first_names
+from tinydiff.recipe import WEIGHTS
 from tinydiff.schedulers import sd_pipeline_config
 from tinydiff.suggest import unknown
 from tinydiff.taesd import TinyVAE
@@ -27,8 +28,6 @@ from tinydiff.unet import UNet
 from tinydiff.vae import VAE
 from tinydiff_kernels.backend import Backend
 from tinydiff_weights.source import Component, ModelSource
-
-WEIGHTS = ("auto", "float32", "float16", "int8", "int4")
 
 
 @dataclass(frozen=True)

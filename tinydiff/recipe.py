@@ -13,6 +13,7 @@ from collections.abc import Callable
 from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul.packing import Kind
 
+WEIGHTS = ("auto", "float32", "float16", "int8", "int4")
 WIDE = re.compile(
     r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv)$"
     r"|^(time_embedding|add_embedding)\."

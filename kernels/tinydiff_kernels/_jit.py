@@ -27,6 +27,7 @@ from typing import Any
 from tinydiff_kernels import _numba, checked, dispatch
 from tinydiff_kernels.cpu import this_cpu
 from tinydiff_kernels.errors import CacheFolderError, TargetError
+from tinydiff_kernels.source_hash import source_hash
 
 Kernel = Callable[[int, int, int], None]
 CACHE_VARIABLE = "XDG_CACHE_HOME"
@@ -47,15 +48,6 @@ def cache_root() -> Path:
     """`$XDG_CACHE_HOME/tinydiff`, or `~/.cache/tinydiff`."""
     base = os.environ.get(CACHE_VARIABLE, "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "tinydiff"
-
-
-def source_hash(folder: Path | None = None) -> str:
-    """Hash of every source file of this package: a jitted function contains code of many files."""
-    folder = folder or Path(__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def cache_key(path: dispatch.Path, features: str) -> str:

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module
 
+from tinydiff_kernels import checked, native
 from tinydiff_kernels.cpu import Cpu, this_cpu
 from tinydiff_kernels.errors import KernelError, PathError
 
@@ -150,7 +151,13 @@ def source(operation: str, path: Path) -> Callable[..., None]:
 
 @lru_cache(maxsize=256)
 def kernel(operation: str) -> Callable[[int, int, int], None]:
-    """The compiled kernel(desc, counter, cancel) for an operation on the path in use; compiled at its first call."""
+    """The kernel(desc, counter, cancel) for an operation on the path in use.
+
+    From the library that was compiled ahead of time, where there is one; else compiled by Numba at its first call.
+    """
+    ahead = None if checked.asked() else native.function(operation, choose().path.name)
+    if ahead is not None:
+        return ahead
     from tinydiff_kernels import _jit
 
     compiled: Callable[[int, int, int], None] = _jit.jitted(source(operation, _jit.settings().path))
@@ -164,6 +171,7 @@ def report(operations: Iterable[str] | None = None, cpu: Cpu | None = None) -> l
     cores = ", ".join(f"{c.physical} cores at {c.capacity:.0%}" for c in cpu.clusters)
     lines = [f"cpu: {cpu.model} ({cpu.arch}; {cores})", f"features: {', '.join(sorted(cpu.features)) or 'none known'}"]
     lines.append(f"path: {choice.path.name}, {choice.path.means}; {choice.why}")
+    lines.append(f"kernels: {native.library()[1]}")
     for operation in KERNELS if operations is None else operations:
         row, where = find(operation, choice.path)
         lines.append(f"{operation}: {where.split(':')[1]} ({row})")

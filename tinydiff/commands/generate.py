@@ -100,7 +100,8 @@ def limit_threads(settings: Settings) -> None:
 def check(settings: Settings, prompt: str) -> int:
     """What can be judged without the model. The seed, a new one if none is given."""
     from tinydiff import arguments
-    from tinydiff.loading import BACKENDS, WEIGHTS
+    from tinydiff.backends import BACKENDS
+    from tinydiff.recipe import WEIGHTS
     from tinydiff.rng import check_seed, fresh_seed
     from tinydiff.suggest import unknown
     from tinydiff.text import check_prompt

@@ -1,8 +1,8 @@
 """The forms of an activation, made when a consumer asks for them.
 
-    dense            float32 rows
-    quantised_rows   bytes with a record for each row: inputs of quantised linear layers
-    image            pixels with a border, float32 or bytes with a record for each image: inputs of convolutions
+dense            float32 rows
+quantised_rows   bytes with a record for each row: inputs of quantised linear layers
+image            pixels with a border, float32 or bytes with a record for each image: inputs of convolutions
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _apply(
     multiply, add, _ = (0, 0, 0) if norm is None else _tables(b, value)
     channels = value.channels if records is None else _padded(value.channels)
     fields = group.apply_fields(
-        sources, tuple(value.grid), multiply, add, output, channels * (4 if records is None else 1),
+        sources, value.grid, multiply, add, output, channels * (4 if records is None else 1),
         b.room(b.threads * group.scratch_bytes(sources)),
         output_channels=channels, border=padding, wrap=border == "circular",
         records=0 if records is None else records, activation=None if norm is None else norm.activation, flip=b.flip,

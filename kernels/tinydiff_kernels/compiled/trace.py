@@ -51,7 +51,8 @@ class Step:
 
 
 @lru_cache(maxsize=64)
-def _names(kind: type[Operation]) -> tuple[str, ...]:
+def _names(kind: Any) -> tuple[str, ...]:
+    """Fields of a kind of operation."""
     return tuple(f.name for f in fields(kind))
 
 
