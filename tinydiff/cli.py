@@ -83,7 +83,10 @@ def _outcome(error: BaseException, console: Console, interrupts: Interrupts) -> 
 def explain(error: BaseException) -> list[str]:
     """What an error means to the user, in one or two lines."""
     from tinydiff.errors import TinyDiffError
+    from tinydiff_kernels.errors import KernelError
 
+    if isinstance(error, KernelError):
+        return [str(error)]
     if isinstance(error, TinyDiffError):
         text, hint = str(error), getattr(error, "hint", None)
         return [text.removesuffix(f". {hint}"), hint] if hint else [text]

@@ -2,9 +2,9 @@
 
     python -m tinydiff_kernels.build_aot --target aarch64-linux|aarch64-android|x86_64-linux [--output FILE]
 
-The library holds every kernel for every path of the architecture; `native.py` finds it and `dispatch.py` picks the path.
-It needs a linker: LLVM's `ld.lld` (Debian: `apt install lld`). By default the file goes into this package, so that
-`pip wheel .` afterwards makes a wheel with it.
+The library holds every kernel for every path of the architecture; `native.py` finds it and `dispatch.py` picks the
+path. It needs a linker: LLVM's `ld.lld` (Debian: `apt install lld`). By default the file goes into this package, so
+that `pip wheel .` afterwards makes a wheel with it.
 """
 
 from __future__ import annotations

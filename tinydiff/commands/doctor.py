@@ -22,6 +22,7 @@ from tinydiff.commands.info import table_text
 from tinydiff.commands.interrupts import Interrupts
 from tinydiff.commands.progress import byte_count
 from tinydiff.errors import TinyDiffError
+from tinydiff_kernels.errors import KernelError
 from tinydiff_weights.errors import ModelFileError
 
 NEEDED = ("numpy", "safetensors", "tokenizers", "pillow")
@@ -64,9 +65,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _backend() -> dict[str, str]:
-    """What `--backend auto` means here. The fast kernels will be chosen by CPU feature; this version has none."""
-    return {"chosen": "reference", "why": "NumPy; this version has no compiled kernels"}
+def _backend() -> dict[str, Any]:
+    """What `--backend auto` means here, and which kernel runs each operation."""
+    from tinydiff.backends import chosen
+    from tinydiff_kernels import dispatch
+
+    name, why = chosen("auto")
+    try:
+        lines = dispatch.report()[2:] if name == "numba" else []  # the CPU is told above
+        return {"chosen": name, "why": why, "kernels": lines, "problem": None}
+    except KernelError as error:
+        return {"chosen": name, "why": why, "kernels": [], "problem": str(error)}
 
 
 def _blas() -> dict[str, Any]:
@@ -148,7 +157,7 @@ def _problems(found: Mapping[str, Any]) -> list[str]:
             problems.append(f"only {byte_count(folder['free'])} of disk are free at {folder['path']!r}")
     if found["folders"]["cache"]["open_to_all"]:
         problems.append(f"cache folder {found['folders']['cache']['path']!r} can be written by anybody: chmod 700 it")
-    problems += [p for p in (found["config"]["problem"], found["embedded_model"]["problem"]) if p]
+    problems += [found[part]["problem"] for part in ("backend", "config", "embedded_model") if found[part]["problem"]]
     problems += settings.unknown_variables()
     return problems
 
@@ -180,6 +189,7 @@ def as_text(found: Mapping[str, Any]) -> str:
     rows += [(name, version or "not installed") for name, version in found["packages"].items()]
     rows += [
         ("backend", f"{found['backend']['chosen']}: {found['backend']['why']}"),
+        *((name, text) for name, _, text in (line.partition(": ") for line in found["backend"]["kernels"])),
         ("numpy's BLAS", " ".join(str(v) for v in found["blas"].values() if v) or "unknown"),
         ("threads", ", ".join(f"{k}={v}" for k, v in found["threads"].items()) or "as the BLAS chooses"),
     ]

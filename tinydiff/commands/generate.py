@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tinydiff.commands.console import Console
 from tinydiff.commands.interrupts import Interrupts
 from tinydiff.commands.progress import StepProgress, duration
+from tinydiff.commands.warmup import compile_kernels
 from tinydiff.commands.settings import Settings, settle, unknown_variables
 from tinydiff.errors import InvalidArgumentError
 
@@ -147,6 +148,8 @@ def load(settings: Settings, console: Console) -> tuple[Pipeline, Scheduler]:
         prediction_type=settings["prediction_type"],
         **chosen,
     )
+    if pipe.unet.backend.name == "numba":
+        compile_kernels(console)
     for hint in pipe.model.hints:
         if not console.quiet:
             console.warning(hint)

@@ -18,7 +18,6 @@ PLANNED = {
     "plan": "predict memory and time of a picture",
     "resume": "go on with an interrupted picture",
     "bench": "measure speed on this machine",
-    "warmup": "compile the kernels ahead of the first picture",
 }
 SETTINGS_HELP = """\
 A flag wins over an environment variable (--clip-skip: TINYDIFF_CLIP_SKIP), that over the same key in
@@ -69,6 +68,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
         ("generate", "make a picture from a prompt", _generate),
         ("info", "say what a model is, without reading its weights", _info),
         ("doctor", "say what this machine is and how tinydiff uses it", _doctor),
+        ("warmup", "compile the kernels ahead of the first picture", _warmup),
         ("pull", "download a model from the Hugging Face hub into the local cache", _pull),
     ):
         commands[name] = subparsers.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
@@ -121,7 +121,7 @@ def _generate(p: Parser) -> None:
         ("--prediction-type", "TYPE", "epsilon, v_prediction or sample, where the model's own word is wrong"),
         ("--eta", "X", "noise added back by DDIM and its like, 0 to 1"),
         ("--guidance-rescale", "X", "0 to 1; tames the contrast of guided v-prediction and zero-SNR models"),
-        ("--weights", "W", "auto, float32 or float16 (int8 and int4: not yet)"),
+        ("--weights", "W", "auto (as stored), float32, float16 or int8 (int4: not yet)"),
         ("--memory", "SIZE", "memory to stay within (not yet)"),
         ("--backend", "B", "auto, numba or reference"),
         ("--threads", "N", "CPU threads"),
@@ -140,6 +140,10 @@ def _info(p: Parser) -> None:
 
 def _doctor(p: Parser) -> None:
     _json(p)
+
+
+def _warmup(p: Parser) -> None:
+    p.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _pull(p: Parser) -> None:

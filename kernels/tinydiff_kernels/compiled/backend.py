@@ -41,7 +41,8 @@ PROGRAMS_KEPT = 8
 
 
 class Compiled(Backend):
-    """Float32 activations and epilogues; weights as `kind_of` says. `arena` may be shared by the networks of a pipeline.
+    """Float32 activations and epilogues; weights as `kind_of` says. `arena` may be shared by the networks of a
+    pipeline.
 
     `cancel` is an int32 word that stops kernels between tiles. Observers see every operation when it is recorded
     (`before`) and when it has run (`after`, without values); where a result is not finite the run is repeated

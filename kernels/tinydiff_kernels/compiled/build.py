@@ -1,9 +1,9 @@
 """Building a program: launches in order, and the forms in which each activation exists.
 
-An activation may be needed as float32 rows, as quantised rows, or as an image with a border, quantised or not. A form is
-made when a consumer first asks for it, and then shared. Norms and concatenations are not computed on their own: they are
-read in the form that is asked for, so that group norm, SiLU and quantising are one pass over memory, and a concatenation
-that only norms and quantisers read is never written.
+An activation may be needed as float32 rows, as quantised rows, or as an image with a border, quantised or not. A form
+is made when a consumer first asks for it, and then shared. Norms and concatenations are not computed on their own:
+they are read in the form that is asked for, so that group norm, SiLU and quantising are one pass over memory, and a
+concatenation that only norms and quantisers read is never written.
 """
 
 from __future__ import annotations

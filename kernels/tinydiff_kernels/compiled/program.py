@@ -1,8 +1,8 @@
 """A compiled trace: launches of kernels whose descriptors need only addresses, and their run.
 
-What a descriptor points to lies in one of five places: the arena; a constant of the program (weights, offsets); an input
-of the trace; a result that outlives the run; an array of the operation itself (lengths of prompts). Constants are filled
-in when the program is built, the others at the start of a run, and the arena's only when it has moved.
+What a descriptor points to lies in one of five places: the arena; a constant of the program (weights, offsets); an
+input of the trace; a result that outlives the run; an array of the operation itself (lengths of prompts). Constants
+are filled in when the program is built, the others at the start of a run, and the arena's only when it has moved.
 """
 
 from __future__ import annotations

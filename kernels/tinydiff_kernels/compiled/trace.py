@@ -70,9 +70,10 @@ class Trace:
 
     def record(self, operation: Operation, maker: Maker) -> Rows:
         """Add an operation; the promise of its result."""
-        copy: Any = object.__new__(type(operation))
-        key: list[Any] = [type(operation)]
-        for name in _names(type(operation)):
+        kind: Any = type(operation)
+        copy: Any = object.__new__(kind)
+        key: list[Any] = [kind]
+        for name in _names(kind):
             given = getattr(operation, name)
             if isinstance(given, Rows):
                 value = self._value(given)

@@ -39,8 +39,9 @@ def matmul_fields(
     records: Any = 0,
     record_per_image: bool = False,
 ) -> Fields:
-    """`bias` is float32 padded to whole panels; `table` has a row of `table_stride` bytes for each image; `residual` is
-    laid out as the output, but where gates are: then it has all columns of the packed weight, interleaved as they are."""
+    """`bias` is float32 padded to whole panels; `table` has a row of `table_stride` bytes for each image; `residual`
+    is laid out as the output, but where gates are: then it has all columns of the packed weight, interleaved as they
+    are."""
     by_image = geometry.images
     record_rows = by_image if record_per_image else np.arange(geometry.count, dtype=np.int64)
     block_rows, block_panels = blocks(geometry.count, packed)

@@ -3,9 +3,9 @@
     C[m, n] = act((sum q * w - zero[m] * colsum[n]) * (scale[m] * scale[n]) + bias[n] + table[m, n] + residual[m, n])
 
 q are bytes with a zero point, one record (scale, zero) a row (linear) or an image (convolutions, whose padding is the
-zero point); w are int8 packed in groups of four channels. On x86 q is unsigned (vpdpbusd; vpmaddubsw on AVX2, exact because
-packing keeps |w[2i]| + |w[2i + 1]| <= 128); on ARM it is signed, q - 128 with its zero point moved too (sdot, smmla).
-Reference: `ref/quantise.py`. Depth: up to 33,000 channels times taps before 32 bits could overflow.
+zero point); w are int8 packed in groups of four channels. On x86 q is unsigned (vpdpbusd; vpmaddubsw on AVX2, exact
+because packing keeps |w[2i]| + |w[2i + 1]| <= 128); on ARM it is signed, q - 128 with its zero point moved too (sdot,
+smmla). Reference: `ref/quantise.py`. Depth: up to 33,000 channels times taps before 32 bits could overflow.
 """
 
 from __future__ import annotations

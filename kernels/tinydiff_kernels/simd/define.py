@@ -100,9 +100,9 @@ def composed(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Opera
 def _unique_name(function: Callable[..., Any]) -> str:
     """The qualified name, and for a closure a hash of what it closes over.
 
-    Numba's symbols are made of the qualified name, the types and a count of this process. Kernels that were compiled and
-    kept by different processes meet in one: closures of one factory need names of their own, or one's code would be
-    called as another's.
+    Numba's symbols are made of the qualified name, the types and a count of this process. Kernels that were compiled
+    and kept by different processes meet in one: closures of one factory need names of their own, or one's code would
+    be called as another's.
     """
     if not function.__closure__:
         return function.__qualname__
