@@ -12,7 +12,8 @@ from tinydiff_kernels.matmul import call, geometry, packing
 from tinydiff_kernels.rows import Grid
 
 Kernel = Callable[[int, int, int], None]
-KINDS = {"matmul_f32": "f32", "matmul_f16": "f16", "matmul_i8": "i8"}
+KINDS = {"matmul_f32": "f32", "matmul_f16": "f16", "matmul_i8": "i8", "matmul_i4": "i4"}
+QUANTISED = ("i8", "i4")
 
 
 def numbers(seed: int, *shape: int) -> Any:
@@ -20,8 +21,8 @@ def numbers(seed: int, *shape: int) -> Any:
 
 
 def pack(kind: str, weight: Any, *, gated: bool = False) -> packing.Packed:
-    if kind == "i8":
-        return packing.pack_i8(weight, gated=gated)
+    if kind in QUANTISED:
+        return (packing.pack_i8 if kind == "i8" else packing.pack_i4)(weight, gated=gated)
     return packing.pack_float(weight, "f16" if kind == "f16" else "f32", gated=gated)
 
 
@@ -33,7 +34,7 @@ def quantise(x: Any, units: Any, *, signed: bool) -> tuple[Any, Any]:
     records["scale"] = np.linspace(0.01, 0.03, count)
     records["zero"] = np.arange(count) * 7 % 256
     q = np.clip(np.rint(x * 60 + records["zero"][units][:, None]), 0, 255).astype(np.uint8)
-    padded = np.pad(q, ((0, 0), (0, -q.shape[1] % packing.CHANNEL_MULTIPLE)), constant_values=201)
+    padded = np.pad(q, ((0, 0), (0, -q.shape[1] % packing.GROUP)), constant_values=201)
     if signed:
         padded ^= 0x80
         records["zero"] -= 128
@@ -129,7 +130,7 @@ def results(name: str, kernel: Kernel, *, signed: bool) -> Iterator[Any]:
     kind = KINDS[name]
     x, weight, residual = numbers(1, 53, 40), numbers(2, 37, 40), numbers(3, 53, 37)
     bias, packed, records = numbers(4, 37), pack(kind, weight), None
-    if kind == "i8":
+    if kind in QUANTISED:
         x, records = quantise(x, np.arange(53), signed=signed)
     for activation in (None, "silu", "gelu", "quick_gelu", "relu", "soft_clip"):
         yield linear(
@@ -138,7 +139,7 @@ def results(name: str, kernel: Kernel, *, signed: bool) -> Iterator[Any]:
         )  # fmt: skip
     yield linear(kernel, x, pack(kind, numbers(6, 42, 40), gated=True), numbers(7, 42), records=records, threads=3)
     image, records = numbers(8, 2 * 9 * 7, 12), None
-    if kind == "i8":
+    if kind in QUANTISED:
         image, records = quantise(image, np.repeat(np.arange(2), 63), signed=signed)
     image = image.reshape(2, 9, 7, -1)
     yield conv(

@@ -45,6 +45,8 @@ class PackedWeights:
         kind = self.kind_of(weight)
         if kind == "i8":
             return packing.pack_i8(values, gated=gated)
+        if kind == "i4":
+            return packing.pack_i4(values, gated=gated)
         return packing.pack_float(values, "f16" if kind == "f16" else "f32", gated=gated)
 
     def bias(self, weight: MatmulWeight, *, gated: bool = False) -> Float32:

@@ -2,6 +2,9 @@
 
     float32, half   [panels of 16 outputs][taps][channels][16]
     int8            [panels of 16 outputs][taps][channels / 4][16][4], channels padded to a multiple of 8
+    int4            [panels of 16 outputs][taps][channels / 8][16][4], channels padded to a multiple of 32; a byte has
+                    channels 8i + j in its low half and 8i + 4 + j in its high half, j = 0..3
+      group scales  [panels of 16 outputs][taps][channels / 32][16]
 
 Each step of the inner loop reads the next 64 bytes (32 of halves): AVX-512 as one vector, AVX2 as two, NEON's sdot as
 four. Missing outputs and channels are zero.
@@ -16,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff_kernels.matmul.descriptor import PANEL
-from tinydiff_kernels.ref.quantised_weights import quantise_i8
+from tinydiff_kernels.ref.quantised_weights import GROUP, quantise_i4, quantise_i8
 
 Float32 = NDArray[np.float32]
 Kind = Literal["f32", "f16", "i8", "i4"]
-CHANNEL_MULTIPLE = 8  # of quantised channels: smmla takes eight at once
+CHANNEL_MULTIPLE = 8  # of channels with int8 weights: smmla takes eight at once
 GATE_WIDTH = 8  # a panel of a gated layer holds 8 values, then their 8 gates
 
 
@@ -97,6 +100,30 @@ def pack_integers(q: NDArray[np.int8], scales: Float32, outputs: int, *, gated: 
     data = np.ascontiguousarray(groups)
     sums = by_tap.sum((0, 1), dtype=np.int32)
     return Packed("i8", data, taps, data.shape[2], outputs, gated, pad_columns(scales), sums)
+
+
+def pack_i4(weight: Float32, *, gated: bool = False) -> Packed:
+    """Quantise and pack."""
+    made = quantise_i4(interleave_gates(weight) if gated else weight)
+    count = len(made.q)
+    q = np.pad(made.q, ((0, -count % PANEL), (0, 0), (0, 0)))
+    steps = np.pad(made.group_scales, ((0, -count % PANEL), (0, 0), (0, 0)), constant_values=1)
+    columns, taps, channels = q.shape
+    pairs = q.reshape(columns // PANEL, PANEL, taps, channels // 8, 2, 4).transpose(4, 0, 2, 3, 1, 5)
+    data = (pairs[0] & 0xF).astype(np.uint8) | (pairs[1].astype(np.uint8) << 4)
+    scaled = q.reshape(columns, taps, -1, GROUP).sum(3, dtype=np.int32) * steps
+    group_scales = steps.reshape(columns // PANEL, PANEL, taps, -1).transpose(0, 2, 3, 1)
+    return Packed(
+        "i4",
+        np.ascontiguousarray(data),
+        taps,
+        channels // 4,
+        len(weight) // (2 if gated else 1),
+        gated,
+        pad_columns(made.scales),
+        scaled.sum((1, 2), dtype=np.int32),
+        np.ascontiguousarray(group_scales),
+    )
 
 
 def unpack_float(packed: Packed, shape: tuple[int, ...]) -> Float32:

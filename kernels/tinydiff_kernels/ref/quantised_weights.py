@@ -8,6 +8,8 @@ not. Bounding pairs costs less than bounding each weight by 64, since two large 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,3 +44,54 @@ def quantise_i8(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[
 
 def dequantise_i8(q: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(q * scale.reshape(-1, *[1] * (q.ndim - 1)), np.float32)
+
+
+# ---- 4 bits ---------------------------------------------------------------------------------------------------------
+
+GROUP = 32
+LARGEST_4 = 7
+LARGEST_GROUP_SCALE = 63
+SUM_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Int4:
+    """w[n, k] ~ scales[n] * group_scales[n, k's group] * q[n, k], |q| <= 7; groups are 32 input channels of one tap.
+
+    Group scales are integers, so that whole sums stay integers: of 6 bits, and fewer where a layer is so deep that a
+    sum of 255 * 7 * group scale could leave 32 bits.
+    """
+
+    q: NDArray[np.int8]  # [out, taps, channels padded to whole groups]
+    group_scales: NDArray[np.uint8]  # [out, taps, groups]
+    scales: NDArray[np.float32]  # [out]
+
+
+def quantise_i4(weight: NDArray[np.float32]) -> Int4:
+    """`[out, in, ...]` -> groups. Channels of zeros get scale 1; not-a-number or infinity gives q 0 and scale NaN."""
+    outputs, inputs = weight.shape[:2]
+    by_tap = weight.reshape(outputs, inputs, -1).transpose(0, 2, 1)
+    by_tap = np.pad(by_tap, ((0, 0), (0, 0), (0, -inputs % GROUP)))
+    groups = by_tap.reshape(outputs, by_tap.shape[1], -1, GROUP)
+    depth = by_tap.shape[1] * by_tap.shape[2]
+    most = min(LARGEST_GROUP_SCALE, SUM_LIMIT // (255 * LARGEST_4 * depth))
+    ideal = np.abs(groups).max(3) / np.float32(LARGEST_4)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scales = (ideal.max((1, 2)) / np.float32(most)).astype(np.float32)
+        finite = np.isfinite(scales)
+        scales = np.where(scales > 0, scales, np.float32(1))
+        steps = np.clip(np.rint(ideal / scales[:, None, None]), 1, most)
+        q = np.rint(groups / (scales[:, None, None] * steps)[..., None])
+    q[~finite] = steps[~finite] = 0
+    return Int4(
+        np.clip(q, -LARGEST_4, LARGEST_4).astype(np.int8).reshape(by_tap.shape),
+        np.maximum(steps, 1).astype(np.uint8),
+        np.where(finite, scales, np.float32(np.nan)),
+    )
+
+
+def dequantise_i4(packed: Int4, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The weight `[out, in, ...]` that the integers mean."""
+    steps = np.repeat(packed.group_scales, GROUP, axis=2).astype(np.float32)
+    by_tap = (packed.q * steps * packed.scales[:, None, None])[:, :, : shape[1]]
+    return np.ascontiguousarray(by_tap.transpose(0, 2, 1).reshape(shape), np.float32)

@@ -89,11 +89,8 @@ def mul_high(x: Type, y: Type) -> Any:
 
 @operation
 def outer_dot(acc: Type, x: Type, y: Type) -> Any:
-    """2x2 += (2x8) * (2x8)^T of bytes in 16-byte vectors: acc[2r + c] + sum over k < 8 of x[8r + k] * y[8c + k].
+    """2x2 += (2x8) * (2x8)^T of bytes, in every 16 bytes: acc[2r + c] + sum over k < 8 of x[8r + k] * y[8c + k].
 
     smmla, ummla and usmmla; other paths use `dot`.
     """
-    vec = same_vectors("outer_dot", acc, kinds="i")
-    if vec.lanes != 4:
-        raise refuse("outer_dot", "works on 16 bytes: i32x4 and two vectors of 16 bytes", acc, x, y)
     return lowered("outer_dot", _dot_type("outer_dot", acc, x, y), acc, x, y)

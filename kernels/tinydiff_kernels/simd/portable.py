@@ -230,13 +230,16 @@ def mul_high(e: Emit, x: Value, y: Value) -> Value:
 def outer_dot_with(inner: Callable[[Emit, Value, Value, Value], Value]) -> Callable[[Emit, Value, Value, Value], Value]:
     """Two rows of eight bytes times two rows of eight: groups of four are brought together and given to `inner`."""
 
-    def lower(e: Emit, acc: Value, x: Value, y: Value) -> Value:
+    def block(e: Emit, acc: Value, x: Value, y: Value) -> Value:
         groups_x, groups_y = (e.bits(v, ir.VectorType(I32, 4)) for v in (x, y))
         for k in (0, 1):
             left = e.bits(e.take(groups_x, [k, k, 2 + k, 2 + k]), ir.VectorType(I8, 16))
             right = e.bits(e.take(groups_y, [k, 2 + k, k, 2 + k]), ir.VectorType(I8, 16))
             acc = inner(e, acc, left, right)
         return acc
+
+    def lower(e: Emit, acc: Value, x: Value, y: Value) -> Value:
+        return e.in_parts(lanes_of(x) // 16, lambda *parts: block(e, *parts), acc, x, y)
 
     return lower
 
