@@ -493,5 +493,8 @@ def test_every_option_is_in_the_table() -> None:
 
 
 def test_rows_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every row was run at every number of steps; most compare numbers, the rest are refusals."""
     with capsys.disabled():
         print(f"\nschedulers: {COUNTS['run']} loops compared with diffusers, {COUNTS['refused']} refused on both sides")
+    assert COUNTS.total() >= len(STEPS) * (len(ROWS) + len(ETA_ROWS)) + len(CUSTOM_ROWS)
+    assert COUNTS["run"] > 3 * COUNTS["refused"]

@@ -68,6 +68,7 @@ ARGUMENTS = [  # what is wrong, exit code, words of the error, arguments after `
     ("seed of 5000 digits", 2, "--seed|whole number", ["a", "--seed", "1" * 5000]),
     ("seed in other digits", 2, "--seed|whole number", ["a", "--seed", "٣"]),
     ("unknown sampler", 2, "--sampler|'eulr'|'euler'|list", ["a", "--sampler", "eulr"]),
+    ("misspelt schedule type", 2, "--sampler|'DPM++ 2M Karras'", ["a", "--sampler", "dpm++ 2m karas"]),
     ("unknown sampler, nothing near", 2, "--sampler|'zzzzzz'|list", ["a", "--sampler", "zzzzzz"]),
     ("empty sampler", 2, "--sampler", ["a", "--sampler", ""]),
     ("batch 0", 2, "--batch|0", ["a", "--batch", "0"]),
