@@ -204,6 +204,10 @@ def run_theirs(
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         scheduler.set_timesteps(**set_timesteps)
+        if hasattr(scheduler, "set_begin_index"):
+            # As diffusers' newer pipelines begin. Without it a first timestep that rounding made equal to the second is
+            # taken for the second, and the loop runs past the end of the sigmas.
+            scheduler.set_begin_index(0)
         options = scheduler.config
         if options.get("solver_order") == 3 and options.get("use_beta_sigmas") and "DEIS" in type(scheduler).__name__:
             # Beta sigmas lie so close that differences of float32 logarithms lose three digits.
