@@ -113,6 +113,8 @@ class Pipeline:
             raise InvalidArgumentError(
                 "negative_prompt and clip_skip belong to encode_prompt when a Conditioning is given"
             )
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise InvalidArgumentError("callback_on_step_end must be a function")
         report = None if callback_on_step_end is None else self._reporter(callback_on_step_end)
         try:
             return generate(self.model, prompt, negative_prompt, s, steps, report)
@@ -124,7 +126,11 @@ class Pipeline:
             number = loop.index - 1
             t = float(loop.scheduler.timesteps[number])
             answer = callback(self, number, t, {"latents": loop.latents, "denoised": loop.denoised})
+            if answer is not None and not isinstance(answer, Mapping):
+                what = type(answer).__name__
+                raise InvalidArgumentError(f"callback_on_step_end must return a dict or None, not {what}")
             if answer and "latents" in answer:
-                loop.latents = np.asarray(answer["latents"], np.float32)
+                name = "latents of callback_on_step_end"
+                loop.latents = arguments.checked_latents(name, answer["latents"], loop.latents.shape)
 
         return report

@@ -76,7 +76,7 @@ def settle(
         seed=fresh_seed() if seed is None else check_seed(seed),
         images=count,
         output_type=output_type,
-        latents=None if latents is None else _latents(latents, shape),
+        latents=None if latents is None else checked_latents("latents", latents, shape),
         clip_skip=None if clip_skip is None else whole("clip_skip", clip_skip, 0, 100),
     )
 
@@ -124,15 +124,19 @@ def number(name: str, value: object) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
-def _latents(value: object, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    array = np.asarray(value)
+def checked_latents(name: str, value: object, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Finite latents of exactly this shape, as float32."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise InvalidArgumentError(f"{name} must be an array of numbers, not lists of unequal lengths") from None
     if array.dtype.kind not in "fiu":
-        raise InvalidArgumentError(f"latents must be numbers, not {array.dtype}")
+        raise InvalidArgumentError(f"{name} must be numbers, not {array.dtype}")
     if array.shape != shape:
-        raise InvalidArgumentError(f"latents have shape {array.shape}, but this picture needs {shape}")
+        raise InvalidArgumentError(f"{name} have shape {array.shape}, but this picture needs {shape}")
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise InvalidArgumentError("latents hold NaN or infinity")
+        raise InvalidArgumentError(f"{name} hold NaN or infinity")
     return array
 
 

@@ -15,9 +15,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> InvalidArgumentError:
-    """The error for a name that is not among `known`."""
+def unknown(what: str, name: object, known: Iterable[str]) -> InvalidArgumentError:
+    """The error for a name (or something that is none) that is not among `known`."""
     known = list(known)
-    like = nearest(name, known)
+    like = nearest(name, known) if isinstance(name, str) else None
     hint = f"did you mean {like!r}?" if like else f"known are {', '.join(known)}"
     return InvalidArgumentError(f"unknown {what} {name!r}: {hint}")

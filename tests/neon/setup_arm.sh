@@ -33,7 +33,7 @@ private_apt() {
   echo "deb [signed-by=$KEYRING] $MIRROR $3 main" > "$home/sources.list"
   cat > "$home/apt.conf" <<CONF
 APT::Architecture "$2"; APT::Architectures { "$2"; }; APT::Install-Recommends "false"; APT::Sandbox::User "root";
-Acquire::Languages "none"; Debug::NoLocking "true";
+Acquire::Languages "none"; Acquire::Retries "3"; Debug::NoLocking "true";
 Dir::Etc::sourcelist "$home/sources.list"; Dir::Etc::sourceparts "-";
 Dir::State::lists "$home/lists"; Dir::State::status "$home/status"; Dir::Cache "$home/cache";
 CONF

@@ -155,6 +155,7 @@ def test_taesd(name: str, tmp_path: Path) -> None:
     assert named(dict(vae.config)).keys() == tensors.keys()
 
 
-def test_how_many_rows_there_are() -> None:
-    print(f"{len(ROWS)} rows: {len(CHECKPOINTS)} kinds of checkpoint, some in {len(FORMATS)} storage formats")
+def test_how_many_rows_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\n{len(ROWS)} rows: {len(CHECKPOINTS)} kinds of checkpoint, some in {len(FORMATS)} storage formats")
     assert len(ROWS) >= 25

@@ -152,7 +152,8 @@ def test_clip_skip_takes_the_layers_that_transformers_gives(family: str, skip: i
     assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 1e-4
 
 
-def test_matrix_was_run() -> None:
+def test_matrix_was_run(capsys: pytest.CaptureFixture[str]) -> None:
     worst, off = max(ROWS), max(row[1] for row in ROWS)
-    print(f"\n{len(ROWS)} whole pictures; worst latents {worst[0]:.1e} ({worst[2]}), worst pixel {off:.3f}/255")
+    with capsys.disabled():
+        print(f"\n{len(ROWS)} whole pictures; worst latents {worst[0]:.1e} ({worst[2]}), worst pixel {off:.3f}/255")
     assert len(ROWS) == len(CASES)

@@ -58,7 +58,7 @@ def _assert_normals(ours: np.ndarray, theirs: np.ndarray) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2.5e-6)
 
 
-def test_a_thousand_seeds_and_shapes() -> None:
+def test_a_thousand_seeds_and_shapes(capsys: pytest.CaptureFixture[str]) -> None:
     cases = _cases()
     values = 0
     for seed, shape in cases:
@@ -66,7 +66,9 @@ def test_a_thousand_seeds_and_shapes() -> None:
         normals = Generator(seed).normal(shape)
         _assert_normals(normals, torch.randn(shape, generator=_torch(seed)).numpy())
         values += normals.size
-    print(f"\nseed parity: {len(cases)} pairs, {values} uniforms and normals, torch path {'AVX2' if AVX2 else 'plain'}")
+    with capsys.disabled():
+        path = "AVX2" if AVX2 else "plain"
+        print(f"\nseed parity: {len(cases)} pairs, {values} uniforms and normals, torch path {path}")
     assert len(cases) == PAIRS
 
 
@@ -108,7 +110,9 @@ def test_batch_of_diffusers() -> None:
 
 
 @pytest.mark.parametrize(("capability", "tolerance"), [("default", 2.5e-6), ("avx2", 0.0)])
-def test_both_builds_of_torch(capability: str, tolerance: float, tmp_path: Path) -> None:
+def test_both_builds_of_torch(
+    capability: str, tolerance: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """torch chooses its normals by CPU: make them by both of its builds and state how far ours are from each."""
     if capability == "avx2" and not AVX2:
         capability, tolerance = "default", 2.5e-6  # a CPU without AVX2 has one build only
@@ -123,5 +127,6 @@ def test_both_builds_of_torch(capability: str, tolerance: float, tmp_path: Path)
     theirs = np.load(target)
     ours = np.stack([Generator(seed).normal(4096) for seed in range(50)])
     difference = float(np.abs(ours - theirs).max())
-    print(f"\n{capability}: largest difference {difference:.3g}, unequal {np.mean(ours != theirs):.1%}")
+    with capsys.disabled():
+        print(f"\ntorch {capability}: largest difference {difference:.3g}, unequal {np.mean(ours != theirs):.1%}")
     assert difference <= tolerance

@@ -146,6 +146,7 @@ FILES: list[tuple[str, str, str, Callable[[Path], object]]] = [
     ("pickle by content", "m.safetensors", "pickle", _bytes(b"\x80\x02}q\x00.")),
     ("zip archive", "z.safetensors", "zip", _bytes(b"PK\x03\x04" + bytes(40))),
     ("GGUF", "g.gguf", "GGUF", _bytes(b"GGUF" + bytes(40))),
+    ("picture", "p.png", "is a picture", _bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))),
     ("web page", "w.safetensors", "HTML", _bytes(b"<!DOCTYPE html><html></html>")),
     ("empty file", "0.safetensors", "0.safetensors", _bytes(b"")),
     ("random bytes", "r.safetensors", "r.safetensors", _bytes(bytes(range(256)))),

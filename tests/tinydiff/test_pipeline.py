@@ -97,6 +97,14 @@ def test_weights_backend_and_vae_options(folder: Path, tmp_path: Path) -> None:
     for option, like in (({"weights": "flot16"}, "float16"), ({"backend": "refrence"}, "reference")):
         with pytest.raises(InvalidArgumentError, match=f"did you mean '{like}'"):
             tinydiff.Pipeline.from_pretrained(folder, **option)
+    for option in ({"weights": None}, {"backend": 3}):
+        with pytest.raises(InvalidArgumentError, match=r"unknown (weights|backend)"):
+            tinydiff.Pipeline.from_pretrained(folder, **option)
+    for path in (3, b"x", ""):
+        with pytest.raises(ModelFileError, match="is no path of a model"):
+            tinydiff.Pipeline.from_pretrained(path)  # type: ignore[arg-type]
+        with pytest.raises(ModelFileError, match="is no path of a model"):
+            tinydiff.Pipeline.from_pretrained(folder, vae=path)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------- the loop

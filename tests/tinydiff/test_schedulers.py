@@ -22,7 +22,7 @@ from tinydiff.schedulers import CLASSES, OPTIONS, a1111_name, make, names, optio
 from tinydiff.schedulers.brownian import BrownianTree
 from tinydiff.schedulers.dpm_singlestep import order_list
 from tinydiff.schedulers.lms import adams_weights
-from tinydiff.schedulers.names import folded
+from tinydiff.schedulers.names import BY_NAME, folded
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SHAPE = (2, 4, 3, 5)
@@ -633,6 +633,35 @@ def test_starting_in_the_middle() -> None:
         x, denoised = euler.step(noise, t, x)
         assert np.abs(denoised - x0).max() < 1e-4
     assert np.abs(x - x0).max() < 1e-4
+
+
+ZERO_SNR = {
+    "beta_schedule": "squaredcos_cap_v2",
+    "clip_sample": False,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "steps_offset": 1,
+    "timestep_spacing": "trailing",
+}
+
+
+@pytest.mark.parametrize("base", [{**SD, "prediction_type": "epsilon"}, ZERO_SNR], ids=["SD 1", "cosine, zero SNR"])
+def test_every_name_and_schedule_type_runs_20_steps(base: dict[str, Any]) -> None:
+    """As the menus of the command line offer them; `set_timesteps` rehearses the whole loop."""
+    for name in BY_NAME:
+        make(name, base=base).set_timesteps(20)
+
+
+@pytest.mark.parametrize("name", ["DPM++ 2M Karras", "DPM++ 2S Karras", "UniPC Karras", "DEIS Karras"])
+def test_a_loop_from_the_start_begins_at_the_start_though_rounding_made_two_timesteps_equal(name: str) -> None:
+    scheduler = make(name, base=ZERO_SNR)
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps[0] == scheduler.timesteps[1]
+    x = noise = normal()
+    for number, t in enumerate(scheduler.timesteps):
+        assert scheduler.index_of(t) == number
+        x, _ = scheduler.step(-x, t, x, noise=noise)
+    assert scheduler.step_index == len(scheduler.timesteps)
 
 
 def test_latents_of_any_shape() -> None:

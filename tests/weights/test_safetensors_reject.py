@@ -169,7 +169,8 @@ TABLE: dict[str, tuple[bytes, str]] = {
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
     "HTML page": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
     "XML error": (b'<?xml version="1.0"?><Error/>', "HTML or XML"),
-    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a safetensors file"),
+    "PNG picture": (b"\x89PNG\r\n\x1a\n" + bytes(40), "a picture, not a model"),
+    "JPEG picture": (b"\xff\xd8\xff\xe0" + bytes(40), "a picture, not a model"),
     "zeros": (bytes(4096), "header length 0"),
 }
 

@@ -39,7 +39,7 @@ class Scheduler:
     takes_eta: ClassVar[float | None] = None  # the default eta of classes whose step has one
     takes_timesteps: ClassVar[bool] = False
     takes_sigmas: ClassVar[bool] = False
-    later_match: ClassVar[bool] = True  # a first timestep that occurs twice means its second place, as in diffusers
+    later_match: ClassVar[bool] = True  # begun in the middle, at a timestep that occurs twice: at its second place
     # what a step remembers: "arrays" a list of latents, "array" latents or None, "count" an integer; "seeds" are the
     # caller's, and outlive a schedule
     state_fields: ClassVar[Mapping[str, str]] = {}
@@ -185,7 +185,10 @@ class Scheduler:
             places = np.flatnonzero(self.timesteps == value)
             if not len(places):
                 raise InvalidArgumentError(f"timestep {value:g} is not in the schedule")
-            return int(places[1 if self.later_match and len(places) > 1 else 0])
+            # diffusers' later place is off the mark for the first timestep of all: its loop then runs past the end of
+            # the sigmas (Karras, exponential or beta sigmas at zero terminal SNR round to equal timesteps). Its newer
+            # pipelines begin at index 0 explicitly; here a loop from the start always does.
+            return int(places[1 if self.later_match and len(places) > 1 and places[0] else 0])
         if index >= len(self.timesteps):
             raise InvalidArgumentError("all steps are done: call set_timesteps() before the next loop")
         if float(self.timesteps[index]) != value:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinydiff import suggest
 from tinydiff.errors import InvalidArgumentError, UnsupportedModelError
 from tinydiff.schedulers.options import EVERY_KEY, OPTIONS, SIGMA_KINDS
 
@@ -105,9 +105,9 @@ def shown(value: Any) -> str:
 
 # ---- checking ----------------------------------------------------------------------------------------------------
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` or nothing."""
-    close = get_close_matches(word[:100], list(known), n=1, cutoff=0.5)
-    return f"; the nearest known one is {close[0]!r}" if close else ""
+    """`; the nearest known one is ...`, or nothing."""
+    like = suggest.nearest(word[:100], known)
+    return f"; the nearest known one is {like!r}" if like else ""
 
 
 def _checked(class_name: str, key: str, value: Any) -> Any:

@@ -72,9 +72,9 @@ def refuse_foreign(path: Path) -> None:
 
 def _find(path: str | Path) -> tuple[Path, HubName | None]:
     """An existing path, or what the hub's cache has under that name."""
-    text = os.fspath(path)
-    if not text or "\0" in text:
-        raise ModelFileError(text, "is no path of a model")
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ModelFileError(str(path), "is no path of a model")
     found = Path(text).expanduser()
     if os.path.lexists(found):
         return found, None

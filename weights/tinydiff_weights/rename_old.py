@@ -1,10 +1,8 @@
 """Names that diffusers and transformers used at other times, brought to the one form used inside.
 
-- The VAE's attention was `query`, `key`, `value`, `proj_attn` before diffusers 0.15; now `to_q`, `to_k`,
-`to_v`,
+- The VAE's attention was `query`, `key`, `value`, `proj_attn` before diffusers 0.15; now `to_q`, `to_k`, `to_v`,
   `to_out.0`.
-- CLIP text models carry `text_model.` before their names on the hub; transformers 5 writes them without.
-Inside they
+- CLIP text models carry `text_model.` before their names on the hub; transformers 5 writes them without. Inside they
   have it. `position_ids` (0, 1, 2 ...) was saved along for years and says nothing.
 """
 

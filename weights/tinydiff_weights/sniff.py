@@ -21,13 +21,14 @@ _MAGICS = (
         "this is a git-lfs pointer, not the file",
         "Fetch the file itself with `git lfs pull`",
     ),
+    *((start, "this is a picture, not a model", None) for start in (b"\x89png\r\n", b"\xff\xd8\xff")),
     *((start, *_PAGE) for start in (b"<!doctype", b"<html", b"<?xml")),
 )
 PICKLE_SUFFIXES = frozenset([".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"])
 
 
-def foreign_kind(head: bytes) -> tuple[str, str] | None:
-    """The format that begins with `head` (16 bytes suffice) and what to do; None if it is none of these."""
+def foreign_kind(head: bytes) -> tuple[str, str | None] | None:
+    """The format that begins with `head` (16 bytes suffice), and what to do, if anything; None if none of these."""
     if head[8:9] == b"{":  # a safetensors file, perhaps damaged, whose header length happens to look like a magic
         return None
     for magic, what, hint in _MAGICS:
