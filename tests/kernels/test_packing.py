@@ -79,3 +79,40 @@ def test_quantising_odd_weights() -> None:
     assert not q[:3].any()
     assert q[3].any()
     assert np.isfinite(scales[3])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("spread", [1.0, 8.0])
+def test_four_bits_keep_their_bounds(shape: tuple[int, ...], spread: float) -> None:
+    weight = numbers(1, *shape) ** 3 * spread
+    made = q8.quantise_i4(weight)
+    assert np.abs(made.q.astype(int)).max() <= q8.LARGEST_4
+    assert 1 <= made.group_scales.min()
+    assert made.group_scales.max() <= q8.LARGEST_GROUP_SCALE
+    error = np.abs(q8.dequantise_i4(made, shape) - weight)
+    # half a step, and what clipping costs where a group's scale was rounded down: 7 * half a unit of the scale
+    steps = np.repeat(made.group_scales, q8.GROUP, 2)[:, :, : shape[1]].transpose(0, 2, 1).reshape(shape)
+    unit = made.scales.reshape(-1, *[1] * (len(shape) - 1))
+    assert (error <= unit * np.maximum(0.5001 * steps, 3.5001)).all()
+
+
+def test_four_bits_cannot_overflow_however_deep() -> None:
+    made = q8.quantise_i4(numbers(1, 2, 2560, 3, 3))
+    depth = made.q.shape[1] * made.q.shape[2]
+    assert 255 * q8.LARGEST_4 * int(made.group_scales.max()) * depth <= q8.SUM_LIMIT
+
+
+def test_the_layout_of_four_bits() -> None:
+    """[panels of 16][taps][channels / 8][16][4]: two groups of four channels in a byte; scales [..][channels / 32][16]."""
+    weight = numbers(1, 17, 40, 2, 2)
+    made, packed = q8.quantise_i4(weight), packing.pack_i4(weight)
+    assert packed.data.shape == (2, 4, 8, 16, 4)
+    assert packed.group_scales is not None
+    assert packed.group_scales.shape == (2, 4, 2, 16)
+    byte = int(packed.data[1, 3, 4, 0, 2])
+    assert ((byte & 15) ^ 8) - 8 == made.q[16, 3, 8 * 4 + 2]
+    assert ((byte >> 4) ^ 8) - 8 == made.q[16, 3, 8 * 4 + 4 + 2]
+    assert packed.group_scales[0, 2, 1, 5] == made.group_scales[5, 2, 1]
+    assert packed.sums is not None
+    exact = (made.q.reshape(17, 4, 2, 32).sum(3, dtype=np.int64) * made.group_scales).sum((1, 2))
+    np.testing.assert_array_equal(packed.sums[:17], exact)
