@@ -61,8 +61,15 @@ BY_NAME = {path.name: path for path in PATHS}
 # operation -> path -> "module:function". A path without a row of its own takes the next path below it that has one.
 # One source often serves several paths: compiled for each, it becomes different instructions.
 _FLOAT32 = "tinydiff_kernels.matmul.float32:matmul_f32"
+_ATTENTION = "tinydiff_kernels.attention.float32:attention_f32"
 KERNELS: dict[str, dict[str, str]] = {
     "matmul_f32": {"neon": _FLOAT32, "avx2": _FLOAT32, "generic": _FLOAT32},
+    "attention_f32": {
+        "neon": _ATTENTION,
+        "avx512vnni": "tinydiff_kernels.attention.float32:attention_f32_wide",
+        "avx2": _ATTENTION,
+        "generic": _ATTENTION,
+    },
 }
 
 
