@@ -345,7 +345,7 @@ def outer_dots() -> Case:
 
 
 def memory() -> Case:
-    a = generator("memory").integers(1, 120, 96).astype(np.uint8)  # as float32: finite
+    a = generator("memory").integers(1, 120, 260).astype(np.uint8)  # as float32: finite
     n, raw = 21, a.tobytes()
 
     def at(dtype: Any, offset: int, count: int = 1) -> Any:
@@ -367,6 +367,8 @@ def memory() -> Case:
         i16=at(np.int16, 14),
         taken=np.array([11]),
         cancel=np.array([-5], np.int32),
+        wide=(at(np.float32, 2, 64) + at(np.float32, 4))[None],
+        bytes=np.array([16]),
     )
     return Case(a, np.zeros(1, np.int64), np.array([-5], np.int32), n, expected)
 
@@ -378,8 +380,14 @@ def function_inputs(name: str) -> Any:
     """Edges, then a sweep of the function's range; a multiple of 8 values."""
     rng = generator("function")
     wide = rng.integers(0, 2**32, 4096, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    ranges = {"log": (0.0, 20.0), "sin": (-1000.0, 1000.0), "cos": (-1000.0, 1000.0), "erf": (-4.5, 4.5)}
-    low, high = ranges.get(name, (-105.0, 90.0) if name in ("exp", "sigmoid", "silu") else (-12.0, 12.0))
+    ranges = {
+        **dict.fromkeys(("exp", "sigmoid", "silu"), (-105.0, 90.0)),
+        "exp2_of_negative": (-130.0, 0.0),
+        "log": (0.0, 20.0),
+        **dict.fromkeys(("sin", "cos"), (-1000.0, 1000.0)),
+        "erf": (-4.5, 4.5),
+    }
+    low, high = ranges.get(name, (-12.0, 12.0))
     sweep = np.linspace(low, high, 20000).astype(np.float32)
     near = rng.normal(0, 1, 4096).astype(np.float32)
     large = rng.uniform(-1e5, 1e5, 4096).astype(np.float32)

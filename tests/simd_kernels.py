@@ -258,6 +258,8 @@ def memory(a: int, b: int, c: int, out: int, n: int) -> None:
         taken += 1
     store(out, 187, taken)
     store(out, 195, simd.load_acquire(c))
+    store(out, 199, load(simd.f32x64, a, 2) + load_splat(simd.f32x64, a, 4))
+    store(out, 199 + simd.bytes_of(simd.f32x64), simd.bytes_of(simd.i16x8))
 
 
 def function_kernel(function: Any) -> Kernel:
@@ -271,7 +273,19 @@ def function_kernel(function: Any) -> Kernel:
 
 
 INTEGERS = ("i8", "u8", "i16", "u16", "i32", "u32")
-FUNCTIONS = ("exp", "log", "erf", "sin", "cos", "sigmoid", "silu", "gelu", "quick_gelu", "soft_clip")
+FUNCTIONS = (
+    "exp",
+    "exp2_of_negative",
+    "log",
+    "erf",
+    "sin",
+    "cos",
+    "sigmoid",
+    "silu",
+    "gelu",
+    "quick_gelu",
+    "soft_clip",
+)
 
 KERNELS: dict[str, Kernel] = {
     **{f"floats{n}": floats(n) for n in (4, 8, 16)},

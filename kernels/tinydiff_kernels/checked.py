@@ -7,7 +7,7 @@ nothing: loads read zeros, stores are dropped, and the first one is remembered u
     with checked.buffers(a, b, writable=(c,)):
         pool.run(kernel, ...)        # calls raise_if_violated itself
 
-The table is one int64 array: a few counters, 64 bytes of zeros to load from, 64 to store to, then the ranges.
+The table is one int64 array: a few counters, 256 bytes of zeros to load from, 256 to store to, then the ranges.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tinydiff_kernels.errors import CheckedAccessError, KernelError
 
 CHECK_VARIABLE = "TINYDIFF_CHECK"
 COUNT, VIOLATIONS, ADDRESS, SIZE, KIND = range(5)
-ZEROS, SINK, RANGES = 8, 16, 24  # indices of int64 words
+ZEROS, SINK, RANGES = 8, 40, 72  # indices of int64 words
 RANGE_WORDS = 3  # start, end, may be written
 MAX_RANGES = 4096
 TABLE_WORDS = RANGES + RANGE_WORDS * MAX_RANGES

@@ -72,18 +72,29 @@ _F16, _F16_WIDE = _MATMUL + "float32:matmul_f16", _MATMUL + "float32:matmul_f16_
 _I8, _I8_WIDE, _I8_SIGNED = (_MATMUL + "int8:matmul_i8" + end for end in ("", "_wide", "_signed"))
 _OUTER, _I4 = _MATMUL + "outer:matmul_i8_outer", _MATMUL + "int4:matmul_i4"
 _NORM = "tinydiff_kernels.norm."
+_ATTENTION = "tinydiff_kernels.attention.float32:attention_f32"
 KERNELS: dict[str, dict[str, str]] = {
     "matmul_f32": {"neon": _F32, "avx512vnni": _F32_WIDE, "avx2": _F32, "generic": _F32},
     "matmul_f16": {"neon": _F16, "avx512vnni": _F16_WIDE, "avx2": _F16, "generic": _F16},
     "matmul_i8": {"i8mm": _OUTER, "neon": _I8_SIGNED, "avx512vnni": _I8_WIDE, "avx2": _I8, "generic": _I8},
     "matmul_i4": {
-        "neon": _I4 + "_signed", "avx512vnni": _I4, "avxvnni": _I4, "avx2": _I4 + "_narrow", "generic": _I4,
+        "neon": _I4 + "_signed",
+        "avx512vnni": _I4,
+        "avxvnni": _I4,
+        "avx2": _I4 + "_narrow",
+        "generic": _I4,
     },
     "norm_stats": {"generic": _NORM + "stats:norm_stats"},
     "norm_fold": {"generic": _NORM + "fold:norm_fold"},
     "norm_apply": {"generic": _NORM + "apply:norm_apply"},
     "rows_norm": {"generic": _NORM + "rows_kernel:rows_norm"},
     "elementwise": {"generic": "tinydiff_kernels.elementwise.kernel:elementwise"},
+    "attention_f32": {
+        "neon": _ATTENTION,
+        "avx512vnni": _ATTENTION + "_wide",
+        "avx2": _ATTENTION,
+        "generic": _ATTENTION,
+    },
 }
 
 

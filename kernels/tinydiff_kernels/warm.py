@@ -1,7 +1,8 @@
 """Compile all kernels before they are needed, in child processes: several at a time, and their memory is not ours.
 
-A kernel compiles in about a second, and there are a dozen; Numba compiles one at a time in a process. Each child takes a
-share of the operations and leaves them in the folder for compiled kernels; `complete` there says that all are done.
+A kernel compiles in about a second, and there are a dozen; Numba compiles one at a time in a process. Each child
+takes a share of the operations and leaves them in the folder for compiled kernels; `complete` there says that all are
+done.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def test_four_bits_keep_their_bounds(shape: tuple[int, ...], spread: float) -> N
     weight = numbers(1, *shape) ** 3 * spread
     made = q8.quantise_i4(weight)
     assert np.abs(made.q.astype(int)).max() <= q8.LARGEST_4
-    assert 1 <= made.group_scales.min()
+    assert made.group_scales.min() >= 1
     assert made.group_scales.max() <= q8.LARGEST_GROUP_SCALE
     error = np.abs(q8.dequantise_i4(made, shape) - weight)
     # half a step, and what clipping costs where a group's scale was rounded down: 7 * half a unit of the scale
@@ -103,7 +103,8 @@ def test_four_bits_cannot_overflow_however_deep() -> None:
 
 
 def test_the_layout_of_four_bits() -> None:
-    """[panels of 16][taps][channels / 8][16][4]: two groups of four channels in a byte; scales [..][channels / 32][16]."""
+    """[panels of 16][taps][channels / 8][16][4]: two groups of four channels in a byte; scales [..][channels /
+    32][16]."""
     weight = numbers(1, 17, 40, 2, 2)
     made, packed = q8.quantise_i4(weight), packing.pack_i4(weight)
     assert packed.data.shape == (2, 4, 8, 16, 4)

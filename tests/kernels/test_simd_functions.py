@@ -25,6 +25,7 @@ def sigmoid64(x: Any) -> Any:
 # function -> (float64 reference, largest error in ulp of the result, largest absolute error; one must hold)
 EXACT: dict[str, tuple[Callable[[Any], Any], float, float]] = {
     "exp": (np.exp, 1.0, 0.0),
+    "exp2_of_negative": (lambda x: np.where(x <= 0, np.exp2(x), np.nan), 2.0, 2.0**-126),
     "log": (np.log, 1.0, 0.0),
     "erf": (erf64, 1.0, 0.0),
     "sin": (np.sin, 1.5, 0.0),
@@ -37,6 +38,7 @@ EXACT: dict[str, tuple[Callable[[Any], Any], float, float]] = {
 }
 AT_INFINITY = {
     "exp": (np.inf, 0.0),
+    "exp2_of_negative": (np.nan, 0.0),
     "log": (np.inf, np.nan),
     "erf": (1.0, -1.0),
     "sin": (np.nan, np.nan),
@@ -93,6 +95,12 @@ def test_special_values(name: str) -> None:
         assert np.isinf(got[beyond]).all()
         assert (got[x < -104] == 0).all()
         assert ((got > 0) & (got < 2.0**-126)).any()  # subnormals are kept
+    if name == "exp2_of_negative":
+        assert (got[x == 0] == 1).all()
+        assert (got[x < -127] == 0).all()
+        normal = (x <= 0) & (x >= -126)
+        exact = np.exp2(x[normal].astype(np.float64))
+        assert np.abs(got[normal] / exact - 1).max() < 2e-7
     if name == "log":
         assert np.isnan(got[x < 0]).all()
         assert (got[x == 0] == -np.inf).all()

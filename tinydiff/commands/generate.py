@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tinydiff.commands.console import Console
 from tinydiff.commands.interrupts import Interrupts
 from tinydiff.commands.progress import StepProgress, duration
-from tinydiff.commands.warmup import compile_kernels
 from tinydiff.commands.settings import Settings, settle, unknown_variables
+from tinydiff.commands.warmup import compile_kernels
 from tinydiff.errors import InvalidArgumentError
 
 if TYPE_CHECKING:  # what loads NumPy is imported after `limit_threads`

@@ -29,14 +29,12 @@ def attention(b: Builder, step: Step) -> None:
     width, value_width = o.q.channels // heads, o.v.channels // heads
     shape = a.Shape(images, heads, queries, keys, width, value_width)
     strides = a.Strides(o.q.row_bytes, o.k.row_bytes, o.v.row_bytes, step.output.row_bytes)
-    words = a.words(shape, q=0, k=0, v=0, output=0, strides=strides, scratch=0, causal=o.causal)
-    links: dict[int, Any] = {
-        a.Q: q, a.K: k, a.V: v, a.OUTPUT: b.result(step.output),
-        a.SCRATCH: b.room(a.workspace_bytes(shape, b.threads)),
-    }  # fmt: skip
-    if o.lengths is not None:
-        links[a.LENGTHS] = of_step(b, "lengths")
-    b.launch("attention_f32", words, links, images * heads * queries * keys * (width + value_width))
+    fields = a.attention_fields(
+        shape, q=q, k=k, v=v, output=b.result(step.output), strides=strides,
+        workspace=b.room(a.workspace_bytes(shape, b.threads)),
+        lengths=0 if o.lengths is None else of_step(b, "lengths"), causal=o.causal,
+    )  # fmt: skip
+    b.launch("attention_f32", a.WORDS, fields, images * heads * queries * keys * (width + value_width))
 
 
 def of_step(b: Builder, attribute: str) -> Buffer:

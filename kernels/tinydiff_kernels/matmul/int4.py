@@ -2,12 +2,12 @@
 
     sum[m, n] = sum over groups g of scale[g, n] * (sum over the 32 channels k of g of q[m, k] * w[k, n])
 
-Everything else as `int8.py`. Group scales are integers of 6 bits (`ref/quantised_weights.py`), so the result is exact. A
-group's sums live in registers; they are scaled and added to the tile in scratch when the group is done. A step reads 64
-bytes of B, which are 8 channels of 16 columns: low halves are the first four, high halves the next.
+Everything else as `int8.py`. Group scales are integers of 6 bits (`ref/quantised_weights.py`), so the result is
+exact. A group's sums live in registers; they are scaled and added to the tile in scratch when the group is done. A
+step reads 64 bytes of B, which are 8 channels of 16 columns: low halves are the first four, high halves the next.
 
-    sums in 32 bits   vpdpbusd, sdot: one instruction for four channels, one multiplication for a group
-    sums in 16 bits   AVX2: vpmaddubsw and vpaddw, since 8 * 2 * 255 * 7 fits; vpmaddwd then scales, widens and adds pairs
+    sums in 32 bits   vpdpbusd, sdot: one instruction for four channels, one multiplication for a group sums in 16
+    bits   AVX2: vpmaddubsw and vpaddw, since 8 * 2 * 255 * 7 fits; vpmaddwd then scales, widens and adds pairs
 """
 
 from __future__ import annotations

@@ -42,4 +42,4 @@ def attention(
                     hidden = np.arange(seen)[None, :] > np.arange(part.start, part.stop)[:, None]
                     scores[hidden] = -np.inf
                 out[b, part, h] = softmax(scores) @ vh
-    return out.reshape(batch * queries, -1)
+    return out.reshape(batch * queries, v.shape[1])

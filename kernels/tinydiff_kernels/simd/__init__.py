@@ -74,8 +74,20 @@ from tinydiff_kernels.simd.lanes import (
     zip_high,
     zip_low,
 )
-from tinydiff_kernels.simd.memory import fetch_add, load, load_acquire, load_group, load_splat, store
-from tinydiff_kernels.simd.polynomial import cos, erf, exp, gelu, log, quick_gelu, sigmoid, silu, sin, soft_clip
+from tinydiff_kernels.simd.memory import bytes_of, fetch_add, load, load_acquire, load_group, load_splat, store
+from tinydiff_kernels.simd.polynomial import (
+    cos,
+    erf,
+    exp,
+    exp2_of_negative,
+    gelu,
+    log,
+    quick_gelu,
+    sigmoid,
+    silu,
+    sin,
+    soft_clip,
+)
 from tinydiff_kernels.simd.types import (
     Scalar,
     Vector,
@@ -85,6 +97,7 @@ from tinydiff_kernels.simd.types import (
     f32x8,
     f32x16,
     f32x32,
+    f32x64,
     i8,
     i8x4,
     i8x8,
@@ -134,6 +147,7 @@ __all__ = [
     "bit_or",
     "bit_xor",
     "bits_of",
+    "bytes_of",
     "combine",
     "composed",
     "cos",
@@ -145,11 +159,13 @@ __all__ = [
     "erf",
     "even_lanes",
     "exp",
+    "exp2_of_negative",
     "f32",
     "f32x4",
     "f32x8",
     "f32x16",
     "f32x32",
+    "f32x64",
     "fetch_add",
     "float_of",
     "float_to_half",

@@ -114,6 +114,13 @@ def pointer(context: Any, builder: Any, kind: Any, address: Value, offset: Value
 
 
 @operation
+def bytes_of(kind: Type) -> Any:
+    """`bytes_of(f32x8)`: how far apart such vectors lie in memory, a constant."""
+    vec = vector_class("bytes_of", kind)
+    return types.int64(kind), lambda context, builder, signature, values: I64(vec.nbytes)
+
+
+@operation
 def load(kind: Type, address: Type, offset: Type) -> Any:
     """`load(f32x8, address, offset)`: a vector, or a scalar with `load(i64, ...)`, from any alignment."""
     loaded = _memory_class("load", kind)

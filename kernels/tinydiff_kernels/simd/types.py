@@ -2,8 +2,9 @@
 
 A vector is named by its element and its lanes: `f32x8` is eight float32 in 32 bytes. Elements are i8, u8,
 i16, u16, i32, u32, f32 (fp16 and bf16 are stored as u16 and computed as f32). Registers are 16, 32 or 64
-bytes wide; where the machine's are narrower, LLVM uses several, so a kernel may use `f32x16` everywhere, and the
-128 bytes of two weight panels side by side. 4 and 8 byte vectors exist to be stored, or widened after a load.
+bytes wide; where the machine's are narrower, LLVM uses several, so a kernel may use `f32x16` everywhere. 128 bytes
+are two weight panels side by side, 256 (`f32x64`) four of the widest registers. 4 and 8 byte vectors exist to be
+stored, or widened after a load.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Element:
 ELEMENTS = {
     e.name: e for e in (Element(k, b) for k, b in [*((k, b) for k in "iu" for b in (8, 16, 32)), ("f", 32), ("m", 1)])
 }
-WIDTHS = (4, 8, 16, 32, 64, 128)  # bytes
+WIDTHS = (4, 8, 16, 32, 64, 128, 256)  # bytes
 
 
 class VectorType(types.Type):  # type: ignore[misc]
@@ -81,7 +82,8 @@ def mask_of(vec: VectorType) -> VectorType:
     return VectorType(ELEMENTS["mask"], vec.lanes)
 
 
-f32x4, f32x8, f32x16, f32x32 = vector("f32", 4), vector("f32", 8), vector("f32", 16), vector("f32", 32)
+f32x4, f32x8, f32x16 = vector("f32", 4), vector("f32", 8), vector("f32", 16)
+f32x32, f32x64 = vector("f32", 32), vector("f32", 64)
 i32x4, i32x8, i32x16, i32x32 = vector("i32", 4), vector("i32", 8), vector("i32", 16), vector("i32", 32)
 u32x4, u32x8, u32x16 = vector("u32", 4), vector("u32", 8), vector("u32", 16)
 i16x4, i16x8, i16x16, i16x32 = vector("i16", 4), vector("i16", 8), vector("i16", 16), vector("i16", 32)

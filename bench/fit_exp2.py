@@ -1,0 +1,17 @@
+"""How the coefficients of `exp2_of_negative` in kernels/tinydiff_kernels/simd/polynomial.py were found. Prints them.
+
+    python bench/fit_exp2.py
+
+2**r on |r| <= 1/2 as 1 + r P(r), P of degree 4, with the smallest relative error; `fit_erf.py` has the method.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from fit_erf import nodes, rounded
+
+if __name__ == "__main__":
+    r = nodes() / 2
+    powers = np.stack([r**i for i in range(1, 6)], axis=1)
+    coefficients, error = rounded(powers, np.exp2(r) - 1, np.exp2(-r))
+    print(coefficients, f"relative error {error:.1e}")

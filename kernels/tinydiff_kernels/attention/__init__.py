@@ -1,0 +1,1 @@
+"""Attention by key blocks with an online softmax. `descriptor.py` explains it."""
