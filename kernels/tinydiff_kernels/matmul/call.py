@@ -66,6 +66,8 @@ def matmul_fields(
         d.BLOCK_PANELS: block_panels,
         d.SCRATCH: scratch,
         d.GATED: int(packed.gated),
+        d.COLUMN_SCALES: bias,
+        d.COLUMN_SUMS: bias,
     }
     if packed.scales is not None:
         fields |= {

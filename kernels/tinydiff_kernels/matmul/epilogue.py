@@ -65,26 +65,29 @@ def copy_floats(source: int, target: int, count: int) -> None:
 
 
 @composed(lambda *_: f32x16)
-def float_value(desc: int, row: int, column: int, sums: int) -> Vector:
-    """sum + bias. `column` is a byte offset of float32 columns."""
-    return load(f32x16, sums, 0) + load(f32x16, load(i64, desc, BIAS), column)
+def float_value(
+    sums: int, bias: Vector, scales: Vector, totals: Vector, records: int, record_rows: int, row: int
+) -> Vector:
+    """sum + bias."""
+    return load(f32x16, sums, 0) + bias
 
 
 @composed(lambda *_: f32x16)
-def dequantised_value(desc: int, row: int, column: int, sums: int) -> Vector:
+def dequantised_value(
+    sums: int, bias: Vector, scales: Vector, totals: Vector, records: int, record_rows: int, row: int
+) -> Vector:
     """(sum - zero * column sum) * (scale of the row * scale of the column) + bias."""
-    record = load(i64, desc, RECORDS) + load(i64, load(i64, desc, RECORD_ROWS), 8 * row)
-    zeros = splat(i32x16, load(i32, record, 4)) * load(i32x16, load(i64, desc, COLUMN_SUMS), column)
-    exact = to_float(load(i32x16, sums, 0) - zeros)
-    scale = splat(f32x16, load(f32, record, 0)) * load(f32x16, load(i64, desc, COLUMN_SCALES), column)
-    return fma(exact, scale, load(f32x16, load(i64, desc, BIAS), column))
+    record = records + load(i64, record_rows, 8 * row)
+    exact = to_float(load(i32x16, sums, 0) - splat(i32x16, load(i32, record, 4)) * totals)
+    return fma(exact, splat(f32x16, load(f32, record, 0)) * scales, bias)
 
 
 def finisher(value: Function) -> Function:
     """`finish(desc, first_row, rows, panel, sums, stride, edge)`: `rows` rows of one panel from scratch to C.
 
     `sums` is the address of the panel's first row in scratch, `stride` the bytes between rows; `edge` has room for a
-    row: where a panel is cut by the edge of the matrix no byte beyond its row is touched.
+    row: where a panel is cut by the edge of the matrix no byte beyond its row is touched. What belongs to columns is
+    loaded once; float weights have no scales, and their fields point to the bias.
     """
 
     @composed(nothing)
@@ -92,26 +95,32 @@ def finisher(value: Function) -> Function:
         output, residual, table = load(i64, desc, OUTPUT), load(i64, desc, RESIDUAL), load(i64, desc, TABLE)
         activation, gated = load(i64, desc, ACTIVATION), load(i64, desc, GATED)
         output_rows, table_rows = load(i64, desc, OUTPUT_ROWS), load(i64, desc, TABLE_ROWS)
-        residual_rows = load(i64, desc, RESIDUAL_ROWS)
+        residual_rows, record_rows = load(i64, desc, RESIDUAL_ROWS), load(i64, desc, RECORD_ROWS)
+        records, column = load(i64, desc, RECORDS), 64 * panel
+        bias = load(f32x16, load(i64, desc, BIAS), column)
+        scales = load(f32x16, load(i64, desc, COLUMN_SCALES), column)
+        totals = load(i32x16, load(i64, desc, COLUMN_SUMS), column)
         width = 16 - 8 * gated
         columns = min(width, load(i64, desc, COLUMNS) - width * panel)
         for r in range(rows):
             row = first_row + r
-            x = value(desc, row, 64 * panel, sums + stride * r)
+            x = value(sums + stride * r, bias, scales, totals, records, record_rows, row)
             place = load(i64, output_rows, 8 * row) + 4 * width * panel
             target = output + place if columns == width else edge
             if table != 0:
-                x = x + load(f32x16, table + load(i64, table_rows, 8 * row), 64 * panel)
+                x = x + load(f32x16, table + load(i64, table_rows, 8 * row), column)
             if residual != 0:
-                remembered = residual + load(i64, residual_rows, 8 * row) + 64 * panel
+                remembered = residual + load(i64, residual_rows, 8 * row) + column
                 if columns < width and gated == 0:
                     copy_floats(remembered, edge, columns)
                     remembered = edge
                 x = x + load(f32x16, remembered, 0)
             if gated != 0:
                 store(target, 0, low_half(x) * gelu(high_half(x)))
-            else:
+            elif activation != 0:
                 store(target, 0, activate(x, activation))
+            else:
+                store(target, 0, x)
             if columns < width:
                 copy_floats(edge, output + place, columns)
 
