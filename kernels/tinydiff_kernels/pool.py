@@ -152,8 +152,13 @@ def run(
     if count < 1:
         raise ValueError(f"threads must be at least 1, not {count}")
     word: NDArray[np.int32] = np.zeros(1, np.int32) if cancel is None else cancel
+    is_checked = checked.active()
+    if count == 1 and not is_checked:
+        counter: NDArray[np.int64] = np.zeros(COUNTER_WORDS, np.int64)
+        kernel(descriptor.ctypes.data, counter.ctypes.data, word.ctypes.data)
+        return
     job = Job(kernel, descriptor, word)
-    if checked.active():
+    if is_checked:
         with checked.buffers(descriptor, word, writable=(job.counter,)):
             _shared.run(job, count)
             if not job.errors:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tinydiff_kernels import operations as op
 from tinydiff_kernels.compiled.build import Builder, Image, Quantised
-from tinydiff_kernels.compiled.program import Buffer
+from tinydiff_kernels.compiled.program import MOVED, Buffer
 from tinydiff_kernels.compiled.trace import Value
 from tinydiff_kernels.matmul.packing import CHANNEL_MULTIPLE
 from tinydiff_kernels.norm import group, row
@@ -112,7 +112,7 @@ def _tables(b: Builder, value: Value) -> tuple[Buffer, Buffer, Buffer]:
         norm = _group_norm(b, value)
         sources = _sources(_parts(b, value if norm is None else norm.x))
         batch, pixels, count = value.grid.batch, value.grid.pixels, slots(sources)
-        numbers = value.grid.rows * value.channels
+        numbers = MOVED * value.grid.rows * value.channels
         stats, records = b.room(group.stats_bytes(batch, pixels, count)), b.room(RECORD_BYTES * batch)
         multiply, add = b.room(4 * batch * count), b.room(4 * batch * count)
         b.launch("norm_stats", group.STATS_WORDS, group.stats_fields(sources, batch, pixels, stats), numbers)
@@ -151,7 +151,7 @@ def _apply(
         output_channels=channels, border=padding, wrap=border == "circular",
         records=0 if records is None else records, activation=None if norm is None else norm.activation, flip=b.flip,
     )  # fmt: skip
-    b.launch("norm_apply", group.APPLY_WORDS, fields, value.grid.rows * value.channels)
+    b.launch("norm_apply", group.APPLY_WORDS, fields, MOVED * value.grid.rows * value.channels)
 
 
 def _rows(b: Builder, value: Value, output: Buffer, stride: int, records: Buffer | None) -> None:
@@ -166,4 +166,4 @@ def _rows(b: Builder, value: Value, output: Buffer, stride: int, records: Buffer
         beta=0 if norm is None else b.weights.vector(norm.weight.bias),
         eps=0.0 if norm is None else norm.eps, records=0 if records is None else records, flip=b.flip,
     )  # fmt: skip
-    b.launch("rows_norm", row.WORDS, fields, value.grid.rows * value.channels)
+    b.launch("rows_norm", row.WORDS, fields, MOVED * value.grid.rows * value.channels)

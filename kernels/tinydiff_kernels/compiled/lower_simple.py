@@ -10,7 +10,7 @@ from tinydiff_kernels.attention import descriptor as a
 from tinydiff_kernels.compiled import forms
 from tinydiff_kernels.compiled.arena import Lifetime
 from tinydiff_kernels.compiled.build import Builder
-from tinydiff_kernels.compiled.program import Buffer
+from tinydiff_kernels.compiled.program import MOVED, Buffer
 from tinydiff_kernels.compiled.trace import Step
 from tinydiff_kernels.elementwise import descriptor as e
 from tinydiff_kernels.ref import embedding
@@ -46,7 +46,7 @@ def add(b: Builder, step: Step) -> None:
     o: Any = step.operation
     x, y, stride = forms.dense(b, o.x), forms.dense(b, o.y), step.output.row_bytes
     fields = e.add_fields(_shape(step), x, stride, y, stride, b.result(step.output), stride, scale=o.scale)
-    b.launch("elementwise", e.WORDS, fields, step.output.nbytes // 4)
+    b.launch("elementwise", e.WORDS, fields, MOVED * step.output.nbytes // 4)
 
 
 def activate(b: Builder, step: Step) -> None:
@@ -60,7 +60,7 @@ def affine(b: Builder, step: Step) -> None:
 def _linear(b: Builder, step: Step, **settings: Any) -> None:
     x, stride = forms.dense(b, step.operation.x), step.output.row_bytes
     fields = e.linear_fields(_shape(step), x, stride, b.result(step.output), stride, **settings)
-    b.launch("elementwise", e.WORDS, fields, step.output.nbytes // 4)
+    b.launch("elementwise", e.WORDS, fields, MOVED * step.output.nbytes // 4)
 
 
 def _shape(step: Step) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def timestep_embedding(b: Builder, step: Step) -> None:
         o.timesteps.size, o.dim, of_step(b, "timesteps"), table, b.result(step.output), 4 * o.dim,
         cosines_first=o.flip_sin_to_cos,
     )  # fmt: skip
-    b.launch("elementwise", e.WORDS, fields, step.output.nbytes // 4)
+    b.launch("elementwise", e.WORDS, fields, MOVED * step.output.nbytes // 4)
 
 
 def embed(b: Builder, step: Step) -> None:

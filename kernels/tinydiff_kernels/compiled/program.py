@@ -22,7 +22,8 @@ from tinydiff_kernels.rows import Array
 
 Words = NDArray[np.int64]
 Place = Literal["arena", "input", "output", "step"]
-LITTLE_WORK = 200_000  # multiply-adds (or numbers moved) below which waking another thread costs more than it helps
+LITTLE_WORK = 4_000_000  # multiply-adds below which waking another thread costs more than it helps
+MOVED = 32  # multiply-adds that take as long as moving one number
 
 
 @dataclass(eq=False, slots=True)
@@ -52,7 +53,7 @@ class Launch:
     words: Words
     links: list[Link]
     step: int
-    work: int  # multiply-adds or numbers moved: decides about threads
+    work: int  # multiply-adds, or MOVED for each number where there are none: decides about threads
 
 
 @dataclass(eq=False, slots=True)
@@ -99,26 +100,27 @@ class Program:
                         action.words[link.word] = found.address(link.buffer) + link.add
         self.bound_to = arena.address
         self.seconds.clear()
+        is_checked = checked.active()
         for index, action in enumerate(self.actions):
             started = time.perf_counter() if profile else 0.0
             if isinstance(action, Host):
                 arrays = [found.matrix(buffer, value) for buffer, value in action.inputs]
                 action.run(trace.steps[action.step].operation, arrays, found.matrix(*action.output))
             else:
-                self._launch(action, found, 1 if action.work < LITTLE_WORK else threads, cancel)
+                count = 1 if action.work < LITTLE_WORK else threads
+                if is_checked:
+                    self._launch_checked(action, found, count, cancel)
+                else:
+                    pool.run(dispatch.kernel(action.kernel), action.words, threads=count, cancel=cancel)
             if profile:
                 self.seconds.append(time.perf_counter() - started)
             after(trace.steps[action.step], index)
         return outputs
 
-    def _launch(self, action: Launch, found: _Addresses, threads: int, cancel: NDArray[np.int32]) -> None:
-        kernel = dispatch.kernel(action.kernel)
-        if not checked.active():
-            pool.run(kernel, action.words, threads=threads, cancel=cancel)
-            return
+    def _launch_checked(self, action: Launch, found: _Addresses, threads: int, cancel: NDArray[np.int32]) -> None:
         read = [x for x in self.constants if isinstance(x, np.ndarray)] + found.arrays
         with checked.buffers(*read, writable=(found.arena.memory, *found.outputs)):
-            pool.run(kernel, action.words, threads=threads, cancel=cancel)
+            pool.run(dispatch.kernel(action.kernel), action.words, threads=threads, cancel=cancel)
 
     def values(self, arena: Arena, step: Step) -> Array | None:
         """A step's float32 rows in the arena after its action, for a look at them; None where it has none there."""
