@@ -12,8 +12,14 @@ from tinydiff_kernels.matmul import call, geometry, packing
 from tinydiff_kernels.rows import Grid
 
 Kernel = Callable[[int, int, int], None]
-KINDS = {"matmul_f32": "f32", "matmul_f16": "f16", "matmul_i8": "i8", "matmul_i4": "i4"}
-QUANTISED = ("i8", "i4")
+KINDS = {
+    "matmul_f32": "f32",
+    "matmul_f16": "f16",
+    "matmul_i8": "i8",
+    "matmul_i8_limited": "i8_limited",
+    "matmul_i4": "i4",
+}
+QUANTISED = ("i8", "i8_limited", "i4")
 
 
 def numbers(seed: int, *shape: int) -> Any:
@@ -22,7 +28,9 @@ def numbers(seed: int, *shape: int) -> Any:
 
 def pack(kind: str, weight: Any, *, gated: bool = False) -> packing.Packed:
     if kind in QUANTISED:
-        return (packing.pack_i8 if kind == "i8" else packing.pack_i4)(weight, gated=gated)
+        if kind == "i4":
+            return packing.pack_i4(weight, gated=gated)
+        return packing.pack_i8(weight, gated=gated, limited=kind == "i8_limited")
     return packing.pack_float(weight, "f16" if kind == "f16" else "f32", gated=gated)
 
 

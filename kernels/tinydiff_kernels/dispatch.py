@@ -77,6 +77,14 @@ KERNELS: dict[str, dict[str, str]] = {
     "matmul_f32": {"neon": _F32, "avx512vnni": _F32_WIDE, "avx2": _F32, "generic": _F32},
     "matmul_f16": {"neon": _F16, "avx512vnni": _F16_WIDE, "avx2": _F16, "generic": _F16},
     "matmul_i8": {"i8mm": _OUTER, "neon": _I8_SIGNED, "avx512vnni": _I8_WIDE, "avx2": _I8, "generic": _I8},
+    "matmul_i8_limited": {
+        "i8mm": _OUTER,
+        "neon": _I8_SIGNED,
+        "avx512vnni": _I8_WIDE,
+        "avxvnni": _I8,
+        "avx2": _I8 + "_limited",
+        "generic": _I8,
+    },
     "matmul_i4": {
         "neon": _I4 + "_signed",
         "avx512vnni": _I4,

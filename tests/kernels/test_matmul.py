@@ -78,8 +78,11 @@ def meant(name: str, weight: Any) -> Any:
     """The weight as its stored form means it, in float64."""
     if name == "matmul_i4":
         return quantised_weights.dequantise_i4(quantised_weights.quantise_i4(weight), weight.shape).astype(np.float64)
-    if name == "matmul_i8":
-        return quantised_weights.dequantise_i8(*quantised_weights.quantise_i8(weight)).astype(np.float64)
+    if KINDS[name] in calls.QUANTISED:
+        limited = KINDS[name] == "i8_limited"
+        return quantised_weights.dequantise_i8(*quantised_weights.quantise_i8(weight, limited=limited)).astype(
+            np.float64
+        )
     return weight.astype(np.float16 if name == "matmul_f16" else np.float32).astype(np.float64)
 
 
@@ -235,18 +238,20 @@ def test_nan_and_infinity_stay_in_their_row(bad: float) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_extreme_integers_are_exact(value: int) -> None:
+@pytest.mark.parametrize("limited", [False, True])
+def test_extreme_integers_are_exact(value: int, limited: bool) -> None:
     """Activations at both ends against the largest weights that packing allows, 2,880 deep."""
-    depth = 2880
+    depth, beside = 2880, 1 if limited else 127
     q = np.full((17, depth), value, np.uint8)
     weight = np.tile(np.array([127, 1, -127, -1, 64, 64, -64, -64], np.int8), (33, depth // 8))
-    weight[1], weight[2] = np.tile([127, 1], depth // 2), np.tile([-127, -1], depth // 2)
+    weight[1], weight[2] = np.tile([127, beside], depth // 2), np.tile([-127, -beside], depth // 2)
     scales, records = np.ones(33, np.float32), np.zeros(17, np.dtype([("scale", "<f4"), ("zero", "<i4")]))
-    records["scale"], packed = 1, packing.pack_integers(weight, scales, 33)
+    records["scale"], packed = 1, packing.pack_integers(weight, scales, 33, limited=limited)
     exact = (value * weight.astype(np.int64).sum(1)).astype(np.float32)
     for path in PATHS:
         stored, records["zero"] = (q ^ 0x80, -128) if signed(path) else (q, 0)
-        got = calls.linear(kernel("matmul_i8", path), stored, packed, np.zeros(33, np.float32), records=records)
+        name = "matmul_i8_limited" if limited else "matmul_i8"
+        got = calls.linear(kernel(name, path), stored, packed, np.zeros(33, np.float32), records=records)
         np.testing.assert_array_equal(got, np.tile(exact, (17, 1)))
 
 

@@ -21,7 +21,7 @@ from tinydiff_kernels.matmul.packing import Packed
 from tinydiff_kernels.rows import Array, Grid
 
 PARITIES = ((0, 0), (0, 1), (1, 0), (1, 1))
-QUANTISED = ("i8", "i4")
+QUANTISED = ("i8", "i8_limited", "i4")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -18,7 +18,7 @@ Parity = tuple[int, int]
 
 
 class PackedWeights:
-    """`kind_of` says how each layer's weight is stored: "f32", "f16", "i8" or "i4"."""
+    """`kind_of` says how each layer's weight is stored: a `packing.Kind`."""
 
     def __init__(self, kind_of: KindOf) -> None:
         self.kind_of = kind_of
@@ -43,8 +43,8 @@ class PackedWeights:
 
     def _pack(self, values: Float32, weight: MatmulWeight, gated: bool) -> packing.Packed:
         kind = self.kind_of(weight)
-        if kind == "i8":
-            return packing.pack_i8(values, gated=gated)
+        if kind in ("i8", "i8_limited"):
+            return packing.pack_i8(values, gated=gated, limited=kind == "i8_limited")
         if kind == "i4":
             return packing.pack_i4(values, gated=gated)
         return packing.pack_float(values, "f16" if kind == "f16" else "f32", gated=gated)

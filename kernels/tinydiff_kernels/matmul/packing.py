@@ -22,7 +22,7 @@ from tinydiff_kernels.matmul.descriptor import PANEL
 from tinydiff_kernels.ref.quantised_weights import GROUP, quantise_i4, quantise_i8
 
 Float32 = NDArray[np.float32]
-Kind = Literal["f32", "f16", "i8", "i4"]
+Kind = Literal["f32", "f16", "i8", "i8_limited", "i4"]
 CHANNEL_MULTIPLE = 8  # of channels with int8 weights: smmla takes eight at once
 GATE_WIDTH = 8  # a panel of a gated layer holds 8 values, then their 8 gates
 
@@ -85,13 +85,15 @@ def pack_float(weight: Float32, kind: Literal["f32", "f16"] = "f32", *, gated: b
     return Packed(kind, data, data.shape[1], data.shape[2], len(weight) // (2 if gated else 1), gated)
 
 
-def pack_i8(weight: Float32, *, gated: bool = False) -> Packed:
+def pack_i8(weight: Float32, *, gated: bool = False, limited: bool = False) -> Packed:
     """Quantise and pack."""
-    q, scales = quantise_i8(interleave_gates(weight) if gated else weight)
-    return pack_integers(q, scales, len(weight) // (2 if gated else 1), gated=gated)
+    q, scales = quantise_i8(interleave_gates(weight) if gated else weight, limited=limited)
+    return pack_integers(q, scales, len(weight) // (2 if gated else 1), gated=gated, limited=limited)
 
 
-def pack_integers(q: NDArray[np.int8], scales: Float32, outputs: int, *, gated: bool = False) -> Packed:
+def pack_integers(
+    q: NDArray[np.int8], scales: Float32, outputs: int, *, gated: bool = False, limited: bool = False
+) -> Packed:
     """int8 `[out, in, ...]` that keep the bounds of `ref/quantised_weights.py`."""
     by_tap = _by_tap(q)
     taps, inputs, columns = by_tap.shape
@@ -99,7 +101,9 @@ def pack_integers(q: NDArray[np.int8], scales: Float32, outputs: int, *, gated: 
     groups = by_tap.reshape(taps, -1, 4, columns // PANEL, PANEL).transpose(3, 0, 1, 4, 2)
     data = np.ascontiguousarray(groups)
     sums = by_tap.sum((0, 1), dtype=np.int32)
-    return Packed("i8", data, taps, data.shape[2], outputs, gated, pad_columns(scales), sums)
+    return Packed(
+        "i8_limited" if limited else "i8", data, taps, data.shape[2], outputs, gated, pad_columns(scales), sums
+    )
 
 
 def pack_i4(weight: Float32, *, gated: bool = False) -> Packed:
