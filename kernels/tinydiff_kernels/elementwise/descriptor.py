@@ -97,8 +97,7 @@ def add_fields(
 def sinusoids_fields(
     count: int, dim: int, timesteps: Any, table: Any, output: Any, output_stride: int, *, cosines_first: bool
 ) -> Fields:
-    """Embeddings `[count, dim]` of float32 timesteps below 1e5; `table` = frequencies(dim, shift). An odd dim ends in
-    0."""
+    """Embeddings `[count, dim]` of float32 timesteps below 1e5; table = frequencies(dim, shift). Odd dims end in 0."""
     rest = {Y: table, COSINES_FIRST: int(cosines_first)}
     return _matrices(SINUSOIDS, (count, dim), timesteps, 4, output, output_stride) | rest
 

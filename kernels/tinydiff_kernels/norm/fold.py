@@ -7,6 +7,8 @@ image. It takes a twentieth of the other two kernels' time.
     var     = sum over tiles, channels of (squares_tc + rows * (mean_tc - mean)^2) / count       (Chan et al. 1979)
     y       = x * multiply + add,   multiply = gamma / sqrt(var + eps),   add = beta - mean * multiply
     y'      = y * (1 + scale) + shift,  where there is a row of scale and shift
+
+One multiply-add a number costs accuracy only where the mean is large beside the deviation: |x| / deviation * 1e-7.
 """
 
 from __future__ import annotations

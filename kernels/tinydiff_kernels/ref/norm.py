@@ -9,7 +9,7 @@ from tinydiff_kernels.rows import Array, Grid
 
 def group_norm(x: Array, grid: Grid, weight: Array, bias: Array, groups: int, eps: float) -> Array:
     """(x - mean) / sqrt(var + eps) * weight + bias over (pixels, channels of a group) of each image."""
-    grouped = x.reshape(grid.batch, grid.pixels, groups, -1)
+    grouped = x.reshape(grid.batch, grid.pixels, groups, x.shape[1] // groups)
     mean = grouped.mean((1, 3), keepdims=True, dtype=np.float64)
     var = np.square(grouped - mean).mean((1, 3), keepdims=True)
     scale = 1 / np.sqrt(var + eps)
