@@ -13,7 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import kernel_builds
 import matmul_calls
+import norm_calls
 import pytest
 import simd_data
 import simd_kernels
@@ -117,6 +119,21 @@ def test_matmul_gives_the_same_bits(core: str, path: str, tmp_path: Path) -> Non
     script = str(Path(__file__).with_name("run_matmul.py"))
     result = last_line(on_arm(core, script, str(tmp_path / "matmul.so"), str(tmp_path / "expected.pickle"), *FOLDERS))
     assert result["calls"] == sum(map(len, expected.values())) > 20
+
+
+@pytest.mark.parametrize(("core", "path"), [("cortex-a53", "neon"), ("cortex-a710", "i8mm")])
+def test_norms_and_elementwise_give_the_same_bits(core: str, path: str, tmp_path: Path) -> None:
+    compiled = aot.compile_object(
+        kernel_builds.exports(norm_calls.NAMES, path), aot.Machine.of(dispatch.BY_NAME[path], "aarch64")
+    )
+    assert compiled.undefined == []
+    aot.link_shared([compiled.object], tmp_path / "norm.so", linker=str(emulator() / "bin/armld"))
+    native = kernel_builds.library(norm_calls.NAMES, kernel_builds.PATHS[0])
+    expected = [result.tobytes() for result in norm_calls.results(native, 0)]
+    (tmp_path / "expected.pickle").write_bytes(pickle.dumps(expected))
+    script = str(Path(__file__).with_name("run_norm.py"))
+    result = last_line(on_arm(core, script, str(tmp_path / "norm.so"), str(tmp_path / "expected.pickle"), *FOLDERS))
+    assert result["calls"] == len(expected) > 20
 
 
 def test_the_emulator_really_lacks_what_the_core_lacks(cases: Path, libraries: dict[str, Path]) -> None:
