@@ -147,7 +147,8 @@ def test_not_a_byte_beyond_the_buffers() -> None:
 
 def test_cancelled_before_it_began() -> None:
     x, out = numbers(1, 30, 16), np.zeros((30, 16), np.float32)
-    desc = words.filled(row.WORDS, row.rows_fields([Source.of(x)], 30, out, 64))
+    scratch = np.zeros((2, row.SCRATCH_BYTES), np.uint8)
+    desc = words.filled(row.WORDS, row.rows_fields([Source.of(x)], 30, out, 64, scratch))
     pool.run(kernel(), desc, threads=2, cancel=np.ones(1, np.int32))
     assert not out.any()
     pool.run(kernel(), desc, threads=2)

@@ -91,12 +91,14 @@ def rows_norm(
     `output` is float32 or uint8; channels beyond the input's are filled. Returns the rows' records (of u8 output).
     """
     records = np.zeros(len(output), RECORD)
+    scratch = np.empty((threads or pool.default_threads(), row.SCRATCH_BYTES), np.uint8)
     gamma, beta, eps = norm or (0, 0, 0.0)
     told = row.rows_fields(
         [Source.of(x) for x in sources],
         len(output),
         output,
         output.strides[0],
+        scratch,
         output_channels=output.shape[1],
         gamma=gamma,
         beta=beta,
@@ -104,5 +106,5 @@ def rows_norm(
         records=records if output.dtype == np.uint8 else 0,
         flip=flip,
     )
-    run(kernel, row.WORDS, told, [output, records], threads=threads)
+    run(kernel, row.WORDS, told, [output, records, scratch], threads=threads)
     return records

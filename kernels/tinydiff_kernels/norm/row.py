@@ -24,7 +24,10 @@ OUTPUT_STRIDE = 88  # bytes from row to row
 OUTPUT_CHANNELS = 96  # channels written; those beyond the input's get 0.0 or the zero point
 RECORDS = 104  # address of records of 8 bytes, one a row; 0: float32 output
 FLIP = 112  # 0, or 0x80 to keep q as int8
-WORDS = 15
+SCRATCH = 120  # address of SCRATCH_BYTES for each thread
+WORDS = 16
+SCRATCH_BYTES = 64  # mean and 1 / deviation of a few rows
+NEXT_WORKER = 8  # byte offset in the counters: threads number themselves to find their scratch
 UNIT_ROWS = 16  # rows of a unit of work
 
 
@@ -33,6 +36,7 @@ def rows_fields(
     rows: int,
     output: Any,
     output_stride: int,
+    scratch: Any,
     *,
     output_channels: int | None = None,
     gamma: Any = 0,
@@ -51,6 +55,7 @@ def rows_fields(
         EPS: words.float_bits(eps),
         OUTPUT: output,
         OUTPUT_STRIDE: output_stride,
+        SCRATCH: scratch,
         OUTPUT_CHANNELS: channels if output_channels is None else output_channels,
         RECORDS: records,
         FLIP: flip,

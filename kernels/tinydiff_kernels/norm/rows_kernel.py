@@ -16,11 +16,14 @@ from tinydiff_kernels.norm.row import (
     EPS,
     FLIP,
     GAMMA,
+    NEXT_WORKER,
     OUTPUT,
     OUTPUT_CHANNELS,
     OUTPUT_STRIDE,
     RECORDS,
     ROWS,
+    SCRATCH,
+    SCRATCH_BYTES,
     UNIT_ROWS,
 )
 from tinydiff_kernels.quantised import quantise, store_record
@@ -46,6 +49,7 @@ from tinydiff_kernels.simd import (
     minimum,
     splat,
     sqrt,
+    store,
     sum_lanes,
     zero,
 )
@@ -133,50 +137,87 @@ def write_bytes(
 
 
 @composed(nothing)
-def one_row(desc: int, row: int) -> None:
+def store_statistics(desc: int, row: int, place: int) -> None:
+    """Mean and 1 / deviation of a row, at an address."""
+    x, first = load(i64, desc, FIRST) + load(i64, desc, FIRST_STRIDE) * row, load(i64, desc, FIRST_CHANNELS)
+    x2, second = load(i64, desc, SECOND) + load(i64, desc, SECOND_STRIDE) * row, load(i64, desc, SECOND_CHANNELS)
+    count = f32(first + second)
+    mean = sum_of(x, first)
+    if second > 0:
+        mean += sum_of(x2, second)
+    mean = mean / count
+    var = squares_of(x, first, mean)
+    if second > 0:
+        var += squares_of(x2, second, mean)
+    var = var / count
+    deviation = get_lane(sqrt(splat(f32x4, var + load(f32, desc, EPS))), 0)
+    store(place, 0, mean)
+    store(place, 4, f32(1) / deviation + (var - var))  # NaN where the variance is infinite
+
+
+@composed(nothing)
+def range_of_row(desc: int, row: int, place: int) -> None:
+    """The record of a row."""
     x, first = load(i64, desc, FIRST) + load(i64, desc, FIRST_STRIDE) * row, load(i64, desc, FIRST_CHANNELS)
     x2, second = load(i64, desc, SECOND) + load(i64, desc, SECOND_STRIDE) * row, load(i64, desc, SECOND_CHANNELS)
     gamma, beta = load(i64, desc, GAMMA), load(i64, desc, BETA)
-    gamma2, beta2 = gamma, beta
-    mean, inverse = zero(f32x16), zero(f32x16)
-    if gamma != 0:
-        gamma2, beta2 = gamma + 4 * first, beta + 4 * first
-        count = f32(first + second)
-        middle = sum_of(x, first)
-        if second > 0:
-            middle += sum_of(x2, second)
-        middle = middle / count
-        var = squares_of(x, first, middle)
-        if second > 0:
-            var += squares_of(x2, second, middle)
-        var = var / count
-        mean = splat(f32x16, middle)
-        deviation = get_lane(sqrt(splat(f32x4, var + load(f32, desc, EPS))), 0)
-        inverse = splat(f32x16, f32(1) / deviation + (var - var))  # NaN where the variance is infinite
+    mean, inverse = load_splat(f32x16, place, 0), load_splat(f32x16, place, 4)
+    low, high, bad = zero(f32x16), zero(f32x16), zero(f32x16)
+    low, high, bad = range_of(x, first, gamma, beta, mean, inverse, low, high, bad)
+    gamma, beta = beyond(gamma, first), beyond(beta, first)
+    low, high, bad = range_of(x2, second, gamma, beta, mean, inverse, low, high, bad)
+    failed = sum_lanes(bad)
+    record = load(i64, desc, RECORDS) + 8 * row
+    store_record(record, min_lanes(low) + failed, max_lanes(high) + failed, load(i64, desc, FLIP))
+
+
+@composed(lambda address, channels: address)
+def beyond(address: int, channels: int) -> int:
+    """Where an array's part for the second source begins; 0 stays."""
+    return address + 4 * channels if address != 0 else address
+
+
+@composed(nothing)
+def write_row(desc: int, row: int, place: int) -> None:
+    x, first = load(i64, desc, FIRST) + load(i64, desc, FIRST_STRIDE) * row, load(i64, desc, FIRST_CHANNELS)
+    x2, second = load(i64, desc, SECOND) + load(i64, desc, SECOND_STRIDE) * row, load(i64, desc, SECOND_CHANNELS)
+    gamma, beta = load(i64, desc, GAMMA), load(i64, desc, BETA)
+    mean, inverse = load_splat(f32x16, place, 0), load_splat(f32x16, place, 4)
     records, flip = load(i64, desc, RECORDS), load(i64, desc, FLIP)
     target = load(i64, desc, OUTPUT) + load(i64, desc, OUTPUT_STRIDE) * row
     rest = load(i64, desc, OUTPUT_CHANNELS) - first - second
     if records == 0:
         write_floats(x, first, gamma, beta, mean, inverse, target)
-        write_floats(x2, second, gamma2, beta2, mean, inverse, target + 4 * first)
-        fill(target + 4 * (first + second), 4 * rest, desc + RECORDS)  # this field is 0
-        return
-    low, high, bad = zero(f32x16), zero(f32x16), zero(f32x16)
-    low, high, bad = range_of(x, first, gamma, beta, mean, inverse, low, high, bad)
-    low, high, bad = range_of(x2, second, gamma2, beta2, mean, inverse, low, high, bad)
-    record, failed = records + 8 * row, sum_lanes(bad)
-    store_record(record, min_lanes(low) + failed, max_lanes(high) + failed, flip)
-    write_bytes(x, first, gamma, beta, mean, inverse, target, record, flip)
-    write_bytes(x2, second, gamma2, beta2, mean, inverse, target + first, record, flip)
-    fill(target + first + second, rest, record + 4)  # the low byte of zero - flip is zero ^ flip
+        target += 4 * first
+        write_floats(x2, second, beyond(gamma, first), beyond(beta, first), mean, inverse, target)
+        fill(target + 4 * second, 4 * rest, desc + RECORDS)  # this field is 0
+    else:
+        record = records + 8 * row
+        write_bytes(x, first, gamma, beta, mean, inverse, target, record, flip)
+        target += first
+        write_bytes(x2, second, beyond(gamma, first), beyond(beta, first), mean, inverse, target, record, flip)
+        fill(target + second, rest, record + 4)  # the low byte of zero - flip is zero ^ flip
 
 
 def rows_norm(desc: int, counter: int, cancel: int) -> None:
-    """Take sixteen rows at a time until none is left."""
+    """Take sixteen rows at a time until none is left.
+
+    Four rows go through each pass before the next: the long way from a row's last element to its mean, scale or
+    record (reductions, divisions, a root) then overlaps with other rows' work.
+    """
+    scratch = load(i64, desc, SCRATCH) + SCRATCH_BYTES * fetch_add(counter + NEXT_WORKER, 1)
     rows = load(i64, desc, ROWS)
     while load_acquire(cancel) == 0:
         start = fetch_add(counter, UNIT_ROWS)
         if start >= rows:
             break
-        for row in range(start, min(rows, start + UNIT_ROWS)):
-            one_row(desc, row)
+        for four in range(start, min(rows, start + UNIT_ROWS), 4):
+            here = min(4, rows - four)
+            if load(i64, desc, GAMMA) != 0:
+                for r in range(here):
+                    store_statistics(desc, four + r, scratch + 8 * r)
+            if load(i64, desc, RECORDS) != 0:
+                for r in range(here):
+                    range_of_row(desc, four + r, scratch + 8 * r)
+            for r in range(here):
+                write_row(desc, four + r, scratch + 8 * r)
