@@ -160,7 +160,7 @@ def _rows(b: Builder, value: Value, output: Buffer, stride: int, records: Buffer
     norm: Any = deferred if isinstance(deferred, op.LayerNorm) else None
     sources = _sources(_parts(b, value if norm is None else norm.x))
     fields = row.rows_fields(
-        sources, value.grid.rows, output, stride,
+        sources, value.grid.rows, output, stride, b.room(b.threads * row.SCRATCH_BYTES),
         output_channels=value.channels if records is None else _padded(value.channels),
         gamma=0 if norm is None else b.weights.vector(norm.weight.weight),
         beta=0 if norm is None else b.weights.vector(norm.weight.bias),

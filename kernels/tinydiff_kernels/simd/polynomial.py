@@ -31,6 +31,7 @@ from tinydiff_kernels.simd.types import Vector
 INFINITY, NAN = float("inf"), float("nan")
 LOG2E = 1.44269504088896341
 LN2_HIGH, LN2_LOW = 0.6931471824645996, -1.9046542121259336e-09
+ROUNDER = 1.5 * 2.0**23
 TWO_OVER_PI = 0.63661977236758134
 PI_2_HIGH, PI_2_MIDDLE, PI_2_LOW = 1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15
 SINE_LIMIT = 1e5
@@ -48,11 +49,13 @@ def _floats(x: Any) -> Any:
 def exp(x: Vector) -> Vector:
     """e**x, below 1 ulp; infinity above 88.72, subnormals kept, 0 below -103.97, NaN stays.
 
-    x = n ln 2 + r with |r| <= ln(2)/2: e**x = 2**n e**r. 2**n is applied as two factors, because n reaches
-    from -150 to 128 and a float's exponent does not.
+    x = n ln 2 + r with |r| <= ln(2)/2: e**x = 2**n e**r. Adding ROUNDER leaves no bits for a fraction: the sum is
+    rounded to even and its last bits are n. 2**n is applied as two factors, because n reaches from -150 to 128 and a
+    float's exponent does not.
     """
     x = minimum(full_like(x, 89.0), maximum(full_like(x, -104.0), x))
-    n = round_even(x * full_like(x, LOG2E))
+    shifted = x * full_like(x, LOG2E) + full_like(x, ROUNDER)
+    n = shifted - full_like(x, ROUNDER)
     r = fma(n, full_like(x, -LN2_HIGH), x)
     r = fma(n, full_like(x, -LN2_LOW), r)
     p = full_like(x, 1.9875691500e-4)
@@ -62,7 +65,7 @@ def exp(x: Vector) -> Vector:
     p = fma(p, r, full_like(x, 1.6666665459e-1))
     p = fma(p, r, full_like(x, 5.0000001201e-1))
     p = fma(p, r * r, r) + full_like(x, 1.0)
-    whole = to_int(n)
+    whole = bits_of(shifted) - bits_of(full_like(x, ROUNDER))
     half = shift_right(whole, 1)
     bias = full_like(whole, 127)
     first = float_of(shift_left(half + bias, 23))
