@@ -60,7 +60,7 @@ def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @composed(lambda x: x)
 def relu(x: Vector) -> Vector:
-    return maximum(x, full_like(x, 0.0))
+    return maximum(full_like(x, 0.0), x)  # NaN stays
 
 
 _silu, _gelu, _quick_gelu, _relu, _soft_clip = (in_place(f) for f in (silu, gelu, quick_gelu, relu, soft_clip))

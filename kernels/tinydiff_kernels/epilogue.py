@@ -23,7 +23,7 @@ def activate(x: Vector, activation: int) -> Vector:
     if activation == 3:
         return quick_gelu(x)
     if activation == 4:
-        return maximum(x, full_like(x, 0.0))
+        return maximum(full_like(x, 0.0), x)  # NaN stays
     if activation == 5:
         return soft_clip(x)
     return x

@@ -60,6 +60,14 @@ def test_affine_and_activation(shape: tuple[int, int], activation: str | None) -
     np.testing.assert_allclose(same_everywhere(told, out), wide, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_nan_stays(activation: str | None) -> None:
+    x, out = np.linspace(-5, 5, 37, dtype=np.float32)[None], Framed((1, 37), np.float32)
+    x[0, [3, 36]] = np.nan
+    got = same_everywhere(d.linear_fields((1, 37), x, 148, out.array, 148, activation=activation), out)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
+
+
 def test_copies_keep_every_bit_and_make_a_concatenation() -> None:
     x, y = numbers(4, 9, 21), numbers(5, 9, 40)
     x[2, 3], x[4, 5], y[1, 1], y[0, 0] = -0.0, 1e-42, np.inf, -3e38
