@@ -44,6 +44,7 @@ from tinydiff_kernels.simd import (
     load,
     load_acquire,
     load_splat,
+    prefetch,
     splat,
     zero,
 )
@@ -51,11 +52,12 @@ from tinydiff_kernels.sources import FIRST, FIRST_CHANNELS, FIRST_STRIDE, SECOND
 
 
 @composed(nothing)
-def affine(x: int, channels: int, multiply: int, add: int, target: int) -> None:
-    """x * multiply + add of one source's channels of a pixel."""
+def affine(x: int, channels: int, multiply: int, add: int, target: int, ahead: int) -> None:
+    """x * multiply + add of one source's channels of a pixel; what lies `ahead` bytes further will be needed soon."""
     c = 0
     while c < channels:
         whole = channels - c >= 16
+        prefetch(x, 4 * c + ahead)
         y = read(x, 4 * c, whole)
         if multiply != 0:
             y = fma(y, read(multiply, 4 * c, whole), read(add, 4 * c, whole))
@@ -106,9 +108,11 @@ def apply_segment(desc: int, image: int, line: int, start: int, end: int, scratc
         if 0 <= y < height and 0 <= inside < width:
             pixel = (height * image + y) * width + inside
             floats = target if records == 0 else scratch
-            affine(first + first_stride * pixel, first_channels, multiply, add, floats)
+            affine(first + first_stride * pixel, first_channels, multiply, add, floats, 2 * first_stride)
             place = floats + 4 * first_channels
-            affine(second + second_stride * pixel, second_channels, second_multiply, second_add, place)
+            affine(
+                second + second_stride * pixel, second_channels, second_multiply, second_add, place, 2 * second_stride
+            )
             activate_floats(floats, channels, activation)
             if records != 0:
                 quantise_floats(floats, channels, target, inverse, zero_point, flip)

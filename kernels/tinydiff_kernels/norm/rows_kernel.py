@@ -47,6 +47,7 @@ from tinydiff_kernels.simd import (
     maximum,
     min_lanes,
     minimum,
+    prefetch,
     splat,
     sqrt,
     store,
@@ -56,11 +57,13 @@ from tinydiff_kernels.simd import (
 from tinydiff_kernels.sources import FIRST, FIRST_CHANNELS, FIRST_STRIDE, SECOND, SECOND_CHANNELS, SECOND_STRIDE
 
 
-@composed(lambda x, channels: f32)
-def sum_of(x: int, channels: int) -> Scalar:
+@composed(lambda x, channels, ahead: f32)
+def sum_of(x: int, channels: int, ahead: int) -> Scalar:
+    """Sum of a row; what lies `ahead` bytes further will be needed soon."""
     whole = channels // 16 * 16
     lanes = zero(f32x16)
     for c in range(0, whole, 16):
+        prefetch(x, 4 * c + ahead)
         lanes = lanes + load(f32x16, x, 4 * c)
     total = sum_lanes(lanes)
     for c in range(whole, channels):
@@ -102,10 +105,20 @@ def widen_by(low: Vector, high: Vector, bad: Vector, y: Vector) -> Any:
 
 @composed(extremes)
 def range_of(
-    x: int, channels: int, gamma: int, beta: int, mean: Vector, inverse: Vector, low: Vector, high: Vector, bad: Vector
+    x: int,
+    channels: int,
+    gamma: int,
+    beta: int,
+    mean: Vector,
+    inverse: Vector,
+    low: Vector,
+    high: Vector,
+    bad: Vector,
+    ahead: int,
 ) -> Any:
     whole = channels // 16 * 16
     for c in range(0, whole, 16):
+        prefetch(x, 4 * c + ahead)
         low, high, bad = widen_by(low, high, bad, value(x, gamma, beta, 4 * c, mean, inverse, True))
     for c in range(whole, channels):
         low, high, bad = widen_by(low, high, bad, value(x, gamma, beta, 4 * c, mean, inverse, False))
@@ -142,9 +155,9 @@ def store_statistics(desc: int, row: int, place: int) -> None:
     x, first = load(i64, desc, FIRST) + load(i64, desc, FIRST_STRIDE) * row, load(i64, desc, FIRST_CHANNELS)
     x2, second = load(i64, desc, SECOND) + load(i64, desc, SECOND_STRIDE) * row, load(i64, desc, SECOND_CHANNELS)
     count = f32(first + second)
-    mean = sum_of(x, first)
+    mean = sum_of(x, first, 4 * load(i64, desc, FIRST_STRIDE))
     if second > 0:
-        mean += sum_of(x2, second)
+        mean += sum_of(x2, second, 4 * load(i64, desc, SECOND_STRIDE))
     mean = mean / count
     var = squares_of(x, first, mean)
     if second > 0:
@@ -163,9 +176,11 @@ def range_of_row(desc: int, row: int, place: int) -> None:
     gamma, beta = load(i64, desc, GAMMA), load(i64, desc, BETA)
     mean, inverse = load_splat(f32x16, place, 0), load_splat(f32x16, place, 4)
     low, high, bad = zero(f32x16), zero(f32x16), zero(f32x16)
-    low, high, bad = range_of(x, first, gamma, beta, mean, inverse, low, high, bad)
+    low, high, bad = range_of(x, first, gamma, beta, mean, inverse, low, high, bad, 4 * load(i64, desc, FIRST_STRIDE))
     gamma, beta = beyond(gamma, first), beyond(beta, first)
-    low, high, bad = range_of(x2, second, gamma, beta, mean, inverse, low, high, bad)
+    low, high, bad = range_of(
+        x2, second, gamma, beta, mean, inverse, low, high, bad, 4 * load(i64, desc, SECOND_STRIDE)
+    )
     failed = sum_lanes(bad)
     record = load(i64, desc, RECORDS) + 8 * row
     store_record(record, min_lanes(low) + failed, max_lanes(high) + failed, load(i64, desc, FLIP))

@@ -74,7 +74,16 @@ from tinydiff_kernels.simd.lanes import (
     zip_high,
     zip_low,
 )
-from tinydiff_kernels.simd.memory import bytes_of, fetch_add, load, load_acquire, load_group, load_splat, store
+from tinydiff_kernels.simd.memory import (
+    bytes_of,
+    fetch_add,
+    load,
+    load_acquire,
+    load_group,
+    load_splat,
+    prefetch,
+    store,
+)
 from tinydiff_kernels.simd.polynomial import (
     cos,
     erf,
@@ -213,6 +222,7 @@ __all__ = [
     "odd_lanes",
     "outer_dot",
     "pair_products",
+    "prefetch",
     "quick_gelu",
     "reinterpret",
     "round_even",

@@ -10,7 +10,7 @@ from typing import Any
 from tinydiff_kernels import checked
 from tinydiff_kernels._numba import ir, types
 from tinydiff_kernels.simd.define import Lowered, operation, refuse, vector_class
-from tinydiff_kernels.simd.emit import I64, Emit, Value
+from tinydiff_kernels.simd.emit import I32, I64, Emit, Value
 from tinydiff_kernels.simd.lanes import scalar_of
 from tinydiff_kernels.simd.target import Target, target_of
 from tinydiff_kernels.simd.types import VectorType
@@ -173,6 +173,21 @@ def _broadcast(vec: VectorType, unit: Any, kind: Any, address: Any, offset: Any)
         return builder.bitcast(emit.splat(units, scalar), vec.ir)
 
     return vec(kind, types.int64, types.int64), generate
+
+
+@operation
+def prefetch(address: Type, offset: Type) -> Any:
+    """Ask for the cache line at an address, which will be read soon. Any address will do: it faults nowhere."""
+    _require_integers("prefetch", address, offset)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        byte = builder.inttoptr(builder.add(values[0], values[1]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [byte.type, I32, I32, I32])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", (byte.type,), kind)
+        builder.call(hint, [byte, I32(0), I32(3), I32(1)])  # to read, into the first level, data
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
 
 
 @operation
