@@ -14,6 +14,7 @@ import pytest
 from tinydiff_kernels import _jit, aot, checked, cpu, dispatch
 from tinydiff_kernels.attention import call, descriptor
 from tinydiff_kernels.ref import attention as ref
+from tinydiff_kernels.words import filled
 
 PATHS = [path.name for path in dispatch.available()]
 BLOCK, WIDEST = descriptor.KEY_BLOCK, descriptor.WIDEST
@@ -165,7 +166,7 @@ def test_the_workspace_is_as_large_as_it_says_and_needs_no_preparation() -> None
         for path in PATHS:
             space = np.full(descriptor.workspace_bytes(sizes, 1) + 256, 0xFF, np.uint8)  # floats: NaN
             out = np.zeros_like(expected)
-            words = descriptor.words(
+            fields = descriptor.attention_fields(
                 sizes,
                 q=q.ctypes.data,
                 k=k.ctypes.data,
@@ -174,7 +175,7 @@ def test_the_workspace_is_as_large_as_it_says_and_needs_no_preparation() -> None
                 strides=descriptor.Strides(*(array.strides[0] for array in (q, k, v, out))),
                 workspace=space.ctypes.data + 128,
             )
-            call.pool.run(kernel(path), words, threads=1)
+            call.pool.run(kernel(path), filled(descriptor.WORDS, fields), threads=1)
             np.testing.assert_array_equal(out, expected)
             assert (space[:128] == 0xFF).all()
             assert (space[-128:] == 0xFF).all()
@@ -192,7 +193,7 @@ def test_another_scale() -> None:
     out = np.empty_like(q)
     sizes = descriptor.Shape(1, 1, 20, 30, 16, 16)
     space = np.empty(descriptor.workspace_bytes(sizes, 1), np.uint8)
-    words = descriptor.words(
+    fields = descriptor.attention_fields(
         sizes,
         q=q.ctypes.data,
         k=k.ctypes.data,
@@ -203,7 +204,7 @@ def test_another_scale() -> None:
         scale=0.5,
     )
     with checked.buffers(q, k, v, writable=(out, space)):
-        call.pool.run(kernel(PATHS[0]), words, threads=1)
+        call.pool.run(kernel(PATHS[0]), filled(descriptor.WORDS, fields), threads=1)
     close(out, wide(q * 2, k, v, 1, 1))
 
 

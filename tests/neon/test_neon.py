@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import attention_calls
 import kernel_builds
 import matmul_calls
 import norm_calls
@@ -134,6 +135,26 @@ def test_norms_and_elementwise_give_the_same_bits(core: str, path: str, tmp_path
     script = str(Path(__file__).with_name("run_norm.py"))
     result = last_line(on_arm(core, script, str(tmp_path / "norm.so"), str(tmp_path / "expected.pickle"), *FOLDERS))
     assert result["calls"] == len(expected) > 20
+
+
+@pytest.mark.parametrize(("core", "path"), [("cortex-a53", "neon"), ("cortex-a53", "generic"), ("cortex-a710", "i8mm")])
+def test_attention_gives_the_same_bits(core: str, path: str, tmp_path: Path) -> None:
+    """Self- and cross-attention, lengths and causal: this machine's bits, on the core."""
+
+    def compiled(of: dispatch.Path, arch: str) -> bytes:
+        export = {"attention_f32": (dispatch.source("attention_f32", of), "void(int64, int64, int64)")}
+        made = aot.compile_object(export, aot.Machine.of(of, arch))
+        assert made.undefined == []
+        return made.object
+
+    on_core = compiled(dispatch.BY_NAME[path], "aarch64")
+    aot.link_shared([on_core], tmp_path / "attention.so", linker=str(emulator() / "bin/armld"))
+    here = aot.Loaded(compiled(dispatch.available()[0], cpu.this_cpu().arch), ["attention_f32"])
+    expected = [result.tobytes() for result in attention_calls.results(here.function("attention_f32", 3))]
+    (tmp_path / "expected.pickle").write_bytes(pickle.dumps(expected))
+    script = str(Path(__file__).with_name("run_attention.py"))
+    files = str(tmp_path / "attention.so"), str(tmp_path / "expected.pickle")
+    assert last_line(on_arm(core, script, *files, *FOLDERS))["calls"] == len(expected) > 5
 
 
 def test_the_emulator_really_lacks_what_the_core_lacks(cases: Path, libraries: dict[str, Path]) -> None:

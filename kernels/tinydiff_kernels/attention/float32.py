@@ -76,7 +76,7 @@ def begin(vec: Any, desc: int, image: int, head: int, first: int, count: int, sc
         store(scratch + load(i64, desc, SUMS), 4 * lane, zero(vec))
         results = scratch + load(i64, desc, RESULTS) + 4 * rows * lane
         for at in range(0, bytes_of(vec) * rows, bytes_of(vec)):
-            store(results, at, zero(vec))
+            store(results, at, splat(vec, -0.0))  # the neutral number of addition; LLVM would call memset for 0.0
         for i in range(lane, lane + bytes_of(vec) // 4):
             store(scratch + load(i64, desc, POSITIONS), 4 * i, f32(first + i))
 
