@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import tinydiff
 import tinydiff_kernels
 import tinydiff_weights
 from tinydiff.cli import main
+from tinydiff_kernels import _jit, warm
 
 ROOTS = [str(Path(module.__path__[0]).parent) for module in (tinydiff, tinydiff_kernels, tinydiff_weights)]
 FOLDERS = {"XDG_CONFIG_HOME": "config", "XDG_CACHE_HOME": "cache", "HF_HOME": "huggingface", "HOME": "home"}
@@ -37,6 +40,7 @@ class Cli:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.cwd, self._capsys, self.folder = folder / "work", capsys, folder
         self.cwd.mkdir()
+        compiled_kernels()  # decides for this process, before the variables change
         for name in [n for n in os.environ if n.startswith(("TINYDIFF_", "HF_")) or n == "NO_COLOR"]:
             monkeypatch.delenv(name)
         for name, value in environment(folder).items():
@@ -79,8 +83,27 @@ def environment(folder: Path) -> dict[str, str]:
     return {name: str(folder / part) for name, part in FOLDERS.items()}
 
 
+@lru_cache(maxsize=1)
+def compiled_kernels() -> Path:
+    """The folder of compiled kernels of whoever runs the tests: compiled once, and kept for the next run."""
+    folder = _jit.settings().cache
+    assert folder is not None
+    if warm.missing():
+        warm.compile_all()
+    return folder
+
+
+def give_kernels(folder: Path) -> None:
+    """Copy the compiled kernels to where a run in `environment(folder)` looks for them."""
+    kernels = compiled_kernels()
+    place = folder / FOLDERS["XDG_CACHE_HOME"] / "tinydiff" / "kernels"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.copytree(kernels, place / kernels.name, dirs_exist_ok=True)
+
+
 def start(folder: Path, *arguments: str, code: str | None = None) -> subprocess.Popen[str]:
     """`python -m tinydiff ARGUMENTS`, or `python -c CODE ARGUMENTS`, in a process of its own."""
+    give_kernels(folder)
     base = {n: v for n, v in os.environ.items() if not n.startswith(("TINYDIFF_", "HF_"))}
     variables = base | environment(folder) | {"PYTHONPATH": os.pathsep.join(ROOTS), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, *(("-m", "tinydiff") if code is None else ("-c", code)), *arguments]

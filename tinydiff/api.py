@@ -94,18 +94,21 @@ class Pipeline:
         latents: F32 | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> Output:
         """A picture. Arguments mean what they mean in diffusers; None takes the model's default.
 
         `latents`: unit noise `[N, C, height/factor, width/factor]`. Image i has the seed `seed + i`. The callback
         gets (pipeline, step, timestep, {"latents", "denoised"}) and may return {"latents": ...} to replace them.
+        `guidance_interval`: guidance from one share of the steps to another, 0 to 1; outside it the prompt alone,
+        for half the work (Kynkaanniemi et al. 2024, arXiv:2404.07724).
         Raises InvalidArgumentError, NonFiniteError (a layer gave NaN), Cancelled.
         """
         self.model.cancel.clear()
         s = arguments.settle(
             self.model, width=width, height=height, steps=num_inference_steps, guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale, seed=seed, images=num_images_per_prompt, output_type=output_type,
-            latents=latents, clip_skip=clip_skip,
+            latents=latents, clip_skip=clip_skip, guidance_interval=guidance_interval,
         )  # fmt: skip
         chosen = self.scheduler if scheduler is None else scheduler
         steps = arguments.settle_scheduler(self.model, chosen, s.steps, eta, timesteps, sigmas)

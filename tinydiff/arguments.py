@@ -35,6 +35,7 @@ class Settings:
     output_type: str
     latents: NDArray[np.float32] | None  # unit noise
     clip_skip: int | None
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  # shares of the steps
 
 
 def settle(
@@ -50,6 +51,7 @@ def settle(
     output_type: object,
     latents: object,
     clip_skip: object,
+    guidance_interval: object = (0.0, 1.0),
 ) -> Settings:
     """Raises InvalidArgumentError, which names the argument."""
     d, factor = model.defaults, model.vae.config.factor
@@ -78,6 +80,7 @@ def settle(
         output_type=output_type,
         latents=None if latents is None else checked_latents("latents", latents, shape),
         clip_skip=None if clip_skip is None else whole("clip_skip", clip_skip, 0, 100),
+        guidance_interval=interval("guidance_interval", guidance_interval),
     )
 
 
@@ -122,6 +125,16 @@ def number(name: str, value: object) -> float:
     if not good or not math.isfinite(float(value)) or abs(float(value)) > 1e6:  # type: ignore[arg-type]
         raise InvalidArgumentError(f"{name} must be a finite number, not {_shown(value)}")
     return float(value)  # type: ignore[arg-type]
+
+
+def interval(name: str, value: object) -> tuple[float, float]:
+    """Two shares of the steps, 0 to 1, the first not above the second."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise InvalidArgumentError(f"{name} must be two numbers from 0 to 1, not {_shown(value)}")
+    first, last = (number(name, share) for share in value)
+    if not 0 <= first <= last <= 1:
+        raise InvalidArgumentError(f"{name} must be two numbers from 0 to 1, the smaller first, not {_shown(value)}")
+    return first, last
 
 
 def checked_latents(name: str, value: object, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -83,13 +83,15 @@ class GuidedUNet:
     rescale: float = 0.0
     time_ids: F32 | None = None  # [6] (SDXL)
     extra_channels: F32 | None = None  # [1, n, h, w], appended to the latents (inpainting models)
+    interval: tuple[float, float] = (0.0, 1.0)  # guidance between these shares of the steps only (arXiv:2404.07724)
     _contexts: dict[tuple[int, ...], Context] = field(default_factory=dict)
 
     def __call__(self, x: F32, t: float, progress: float) -> F32:
         """x `[B, C, h, w]`, already scaled for the model; progress 0 to 1 through the steps."""
         distilled = self.unet.config.time_cond_proj_dim is not None  # guidance is an input of the network (LCM)
         positive = [p for p in self.conditioning.positive if p.active(progress)]
-        guiding = (self.scale > 1 and not distilled) or not positive
+        within = self.interval[0] <= progress < self.interval[1]
+        guiding = (self.scale > 1 and within and not distilled) or not positive
         prompts = [self.conditioning.negative] * guiding + positive
         images = x.shape[0]
         if self.extra_channels is not None:

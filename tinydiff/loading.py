@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tinydiff.backends import BACKENDS, Backends
 from tinydiff.clip import CLIPTextEncoder
 from tinydiff.config import CLIPConfig, TinyVAEConfig, UNetConfig, VAEConfig
-from tinydiff.errors import ModelFileError, NotYetError, UnsupportedModelError
+from tinydiff.errors import ModelFileError, UnsupportedModelError
 from tinydiff.observers import CancelToken
 from tinydiff.parameters import NamedTensor, Parameters, first_names
 from tinydiff.recipe import WEIGHTS
@@ -62,8 +62,6 @@ def build(
         raise unknown("backend", backend, BACKENDS)
     if weights not in WEIGHTS:
         raise unknown("weights", weights, WEIGHTS)
-    if weights == "int4":
-        raise NotYetError("weights='int4' is not available in this version; use 'int8'")
     cancel = CancelToken()
     backends = Backends(backend, weights, cancel, threads)
 

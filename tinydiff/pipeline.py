@@ -75,6 +75,7 @@ def start_loop(model: Model, conditioning: Conditioning, s: Settings, scheduler:
         model.unet, conditioning, s.guidance_scale, s.guidance_rescale,
         time_ids=None if unet.text_time is None else sizes,
         extra_channels=blank_inpainting(model, s) if unet.in_channels > vae.latent_channels else None,
+        interval=s.guidance_interval,
     )  # fmt: skip
     return Loop(guided, scheduler, generators, noise * np.float32(scheduler.init_noise_sigma))
 

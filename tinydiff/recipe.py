@@ -1,8 +1,9 @@
-"""How each layer's weight is kept while it runs: float32, half precision, or 8-bit integers.
+"""How each layer's weight is kept while it runs: float32, half precision, or integers of 8 or 4 bits.
 
-"auto" keeps what the file has: halves stay halves, everything else is float32. "int8" keeps wide what is small or
-delicate: the first and last convolution, which see the latents themselves, and the embeddings of time and sizes, which
-shift every pixel; of the autoencoder all but the two highest resolutions, where nine tenths of its work are.
+"auto" keeps what the file has: halves stay halves, everything else is float32. "int8" and "int4" keep wide what is
+small or delicate: the first and last convolution, which see the latents themselves, and the embeddings of time and
+sizes, which shift every pixel; of the autoencoder all but the two highest resolutions, where nine tenths of its work
+are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul.packing import Kind
 
+INTEGERS: dict[str, Kind] = {"int8": "i8", "int4": "i4"}
 WEIGHTS = ("auto", "float32", "float16", "int8", "int4")
 WIDE = re.compile(
     r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv)$"
@@ -24,7 +26,7 @@ AUTOENCODER = re.compile(r"^(encoder\.down|decoder\.up)_blocks\.(\d+)\.")
 
 
 def is_wide(component: str, layer: str, resolutions: int) -> bool:
-    """Layers that `int8` leaves alone. `resolutions`: how many the autoencoder has."""
+    """Layers that `int8` and `int4` leave alone. `resolutions`: how many the autoencoder has."""
     if WIDE.search(layer):
         return True
     if component != "vae":
@@ -47,8 +49,8 @@ def kind_of(component: str, weights: str, resolutions: int = 0) -> Callable[[Mat
             return "f32"
         if weights == "float16":
             return "f16"
-        if weights == "int8" and not is_wide(component, weight.name, resolutions):
-            return "i8"
+        if weights in INTEGERS and not is_wide(component, weight.name, resolutions):
+            return INTEGERS[weights]
         return stored(weight)
 
     return choose

@@ -17,7 +17,6 @@ from tinydiff_kernels import dispatch, native
 from tinydiff_kernels.cpu import this_cpu
 from tinydiff_kernels.errors import KernelError
 
-SIGNATURE = "void(int64, int64, int64)"
 MARKER = "complete"
 Progress = Callable[[int, int], None]  # kernels done, kernels in all
 
@@ -74,11 +73,13 @@ def compile_all(progress: Progress | None = None, jobs: int | None = None) -> No
 
 
 def _compile_share(share: int, of: int) -> None:
-    from tinydiff_kernels import _jit
+    from tinydiff_kernels import _jit, _numba
 
     path = _jit.settings().path
+    # Numba files what it keeps under the signature as it was given; a call gives a tuple of types, and so do we.
+    arguments = (_numba.types.int64,) * 3
     for operation in list(dispatch.KERNELS)[share::of]:
-        _jit.jitted(dispatch.source(operation, path)).compile(SIGNATURE)
+        _jit.jitted(dispatch.source(operation, path)).compile(arguments)
         print(operation, flush=True)
 
 

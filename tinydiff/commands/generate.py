@@ -34,6 +34,7 @@ SETTING_OF = {
     "guidance_scale": "cfg",
     "num_images_per_prompt": "batch",
     "guidance_rescale": "guidance_rescale",
+    "guidance_interval": "guidance_interval",
     "eta": "eta",
     "memory=": "memory",
     "weights=": "weights",
@@ -121,6 +122,8 @@ def check(settings: Settings, prompt: str) -> int:
     for name in ("cfg", "eta", "guidance_rescale"):
         if settings[name] is not None:
             arguments.number(settings.place(name), settings[name])
+    if settings["guidance_interval"] is not None:
+        arguments.interval(settings.place("guidance_interval"), settings["guidance_interval"])
     for side, value in zip(("width", "height"), settings["size"] or (), strict=False):
         arguments.whole(f"{settings.place('size')}: {side}", value, 1, arguments.LARGEST_SIDE)
     for name, known in (("backend", BACKENDS), ("weights", WEIGHTS)):
@@ -185,6 +188,7 @@ def draw(
             num_inference_steps=settings["steps"],
             guidance_scale=settings["cfg"],
             guidance_rescale=settings["guidance_rescale"] or 0.0,
+            guidance_interval=settings["guidance_interval"] or (0.0, 1.0),
             seed=seed,
             scheduler=scheduler,
             clip_skip=_clip_skip(pipe, settings),

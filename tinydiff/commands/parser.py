@@ -121,7 +121,12 @@ def _generate(p: Parser) -> None:
         ("--prediction-type", "TYPE", "epsilon, v_prediction or sample, where the model's own word is wrong"),
         ("--eta", "X", "noise added back by DDIM and its like, 0 to 1"),
         ("--guidance-rescale", "X", "0 to 1; tames the contrast of guided v-prediction and zero-SNR models"),
-        ("--weights", "W", "auto (as stored), float32, float16 or int8 (int4: not yet)"),
+        (
+            "--guidance-interval",
+            "A:B",
+            "guide between these shares of the steps only (default: 0:1)",
+        ),
+        ("--weights", "W", "auto (as stored), float32, float16, int8 or int4"),
         ("--memory", "SIZE", "memory to stay within (not yet)"),
         ("--backend", "B", "auto, numba or reference"),
         ("--threads", "N", "CPU threads"),

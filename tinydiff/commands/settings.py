@@ -59,6 +59,14 @@ def size(value: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def interval(value: str) -> tuple[float, float]:
+    first, colon, last = value.partition(":")
+    try:
+        return number(first), number(last if colon else "")
+    except ValueError:
+        raise ValueError("two shares of the steps, such as 0.2:0.8") from None
+
+
 def memory(value: str) -> int:
     match = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]{0,2})\s*", value, re.ASCII)
     if match is None or match[2].lower() not in _UNITS or float(match[1]) <= 0:
@@ -74,7 +82,7 @@ def switch(value: str) -> bool:
 
 
 Reader = Callable[[str], Any]
-TEXTUAL: tuple[Reader, ...] = (text, path, size, memory)  # in the config file these are strings
+TEXTUAL: tuple[Reader, ...] = (text, path, size, interval, memory)  # in the config file these are strings
 READERS: dict[str, Reader] = {
     "model": path,
     "vae": path,
@@ -89,6 +97,7 @@ READERS: dict[str, Reader] = {
     "prediction_type": text,
     "eta": number,
     "guidance_rescale": number,
+    "guidance_interval": interval,
     "weights": text,
     "memory": memory,
     "backend": text,
@@ -96,7 +105,7 @@ READERS: dict[str, Reader] = {
     "no_metadata": switch,
     "quiet": switch,
 }
-OTHER_VARIABLES = ("TINYDIFF_DEBUG", "TINYDIFF_PATH")
+OTHER_VARIABLES = ("TINYDIFF_CHECK", "TINYDIFF_DEBUG", "TINYDIFF_NATIVE", "TINYDIFF_PATH")
 
 
 # ------------------------------------------------------------------------------------------------ settling

@@ -65,10 +65,14 @@ class Arena:
 
     @property
     def memory(self) -> NDArray[np.uint8]:
-        """All of it, for kernels that check their accesses."""
+        """All of it; the buffers begin at `start`."""
         return self._memory
+
+    @property
+    def start(self) -> int:
+        return self.address - int(self._memory.ctypes.data)
 
     def floats(self, offset: int, rows: int, columns: int) -> NDArray[np.float32]:
         """A matrix in it."""
-        start = self.address - self._memory.ctypes.data + offset
+        start = self.start + offset
         return self._memory[start : start + 4 * rows * columns].view(np.float32).reshape(rows, columns)

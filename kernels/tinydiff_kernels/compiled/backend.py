@@ -45,8 +45,8 @@ class Compiled(Backend):
     pipeline.
 
     `cancel` is an int32 word that stops kernels between tiles. Observers see every operation when it is recorded
-    (`before`) and when it has run (`after`, without values); where a result is not finite the run is repeated
-    with values shown to them, so that the first layer that went wrong can be named.
+    (`before`). Where a result is not finite all is computed again, operation by operation, and each one's values are
+    shown to them (`after`), so that the first layer that went wrong can be named.
     """
 
     name = "numba"
@@ -83,14 +83,15 @@ class Compiled(Backend):
         trace, self._trace = self._trace, Trace()
         held = trace.alive()
         outputs = [value for value, _ in held]
+        trace.forget_unused(outputs)
         key = trace.key(outputs)
         program = self.programs.pop(key, None) or self._build(trace, outputs)
         self.programs[key] = program
         while len(self.programs) > PROGRAMS_KEPT:
             self.programs.popitem(last=False)
-        arrays = self._run(program, trace, watch=False)
+        arrays = self._run(program, trace)
         if not all(np.isfinite(array).all() for array in arrays):
-            self._run(program, trace, watch=True)
+            self._run(self._build(trace, outputs, plainly=True), trace, self._show)
         result: Array | None = None
         for (_, promised), array in zip(held, arrays, strict=True):
             object.__setattr__(promised, "data", array)
@@ -99,25 +100,30 @@ class Compiled(Backend):
             raise RuntimeError("an activation was asked for after its trace had run without it")
         return result
 
-    def _build(self, trace: Trace, outputs: list[Value]) -> Program:
+    def _build(self, trace: Trace, outputs: list[Value], *, plainly: bool = False) -> Program:
+        """`plainly`: every step writes its float32 rows, norms and concatenations too."""
         builder = Builder(trace, outputs, self._weights, self.threads, FLIP * dispatch.choose().path.signed_bytes)
         for index, step in enumerate(trace.steps):
             builder.step = index
             TABLE[type(step.operation)](builder, step)
+            if plainly:
+                forms.dense(builder, step.output)
         for value in outputs:
             forms.dense(builder, value)
         return builder.finish()
 
-    def _run(self, program: Program, trace: Trace, *, watch: bool) -> list[Array]:
-        def after(step: Step, index: int) -> None:
-            if self.cancel[0]:
-                for observer in self.observers:
-                    observer.before(step.operation)
-            if watch:
-                values = program.values(self.arena, step)
-                for observer in self.observers:
-                    observer.after(step.operation, Rows(step.output.grid, step.output.channels, values))
-
+    def _run(self, program: Program, trace: Trace, watch: Callable[[Step, Array], None] | None = None) -> list[Array]:
         return program.run(
-            trace, self.arena, threads=self.threads, cancel=self.cancel, after=after, profile=self.profile
-        )
+            trace, self.arena, threads=self.threads, cancel=self.cancel, after=self._check, watch=watch,
+            profile=self.profile,
+        )  # fmt: skip
+
+    def _check(self, step: Step) -> None:
+        """The observer that owns the cancel word raises."""
+        if self.cancel[0]:
+            for observer in self.observers:
+                observer.before(step.operation)
+
+    def _show(self, step: Step, values: Array) -> None:
+        for observer in self.observers:
+            observer.after(step.operation, Rows(step.output.grid, step.output.channels, values))

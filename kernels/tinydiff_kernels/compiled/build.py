@@ -68,7 +68,6 @@ class Builder:
     def __init__(self, trace: Trace, outputs: list[Value], weights: PackedWeights, threads: int, flip: int) -> None:
         self.trace, self.weights, self.threads, self.flip = trace, weights, threads, flip
         self.actions: list[Launch | Host] = []
-        self.constants: list[Any] = []
         self.step = 0  # whose launches are being added
         self._temporaries = 0
         self._outputs = outputs
@@ -121,10 +120,10 @@ class Builder:
 
     def launch(self, kernel: str, count: int, fields: Mapping[int, Operand], work: int) -> None:
         """A kernel call: `fields` at their byte offsets in `count` words. `work`: multiply-adds or numbers moved."""
-        words, links = np.zeros(count, np.int64), list[Link]()
+        words, links, constants = np.zeros(count, np.int64), list[Link](), list[Array]()
         for offset, operand in fields.items():
             if isinstance(operand, np.ndarray):
-                self.constants.append(operand)
+                constants.append(operand)
                 words[offset // 8] = operand.ctypes.data
             elif isinstance(operand, int):
                 words[offset // 8] = operand
@@ -132,7 +131,7 @@ class Builder:
                 buffer, add = operand if isinstance(operand, tuple) else (operand, 0)
                 links.append(Link(offset // 8, buffer, add))
                 self._use(buffer)
-        self.actions.append(Launch(kernel, words, links, self.step, work))
+        self.actions.append(Launch(kernel, words, links, constants, self.step, work))
 
     def host(
         self, run: Callable[[Any, list[Array], Array], None], inputs: list[Value], output: Value, into: Buffer
@@ -151,4 +150,4 @@ class Builder:
     def finish(self) -> Program:
         total = place([buffer.life for buffer in self._buffers if buffer.life.last >= 0])
         dense = {number: a.dense for number, a in self._known.items() if a.dense is not None}
-        return Program(self.actions, self._outputs, total, dense, [*self.constants, self.weights])
+        return Program(self.actions, self._outputs, total, dense, self.trace.owners())

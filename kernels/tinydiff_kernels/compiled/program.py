@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff_kernels import checked, dispatch, pool
-from tinydiff_kernels.compiled.arena import Arena, Lifetime
+from tinydiff_kernels.compiled.arena import SLACK, Arena, Lifetime
 from tinydiff_kernels.compiled.trace import Step, Trace, Value
 from tinydiff_kernels.rows import Array
 
@@ -52,6 +52,7 @@ class Launch:
     kernel: str
     words: Words
     links: list[Link]
+    constants: list[NDArray[Any]]  # arrays that words point to
     step: int
     work: int  # multiply-adds, or MOVED for each number where there are none: decides about threads
 
@@ -74,7 +75,7 @@ class Program:
     outputs: list[Value]
     arena_bytes: int
     dense: dict[int, Buffer]
-    constants: list[Any]  # arrays and weights that descriptors point to
+    owners: list[Any]  # weights and adapters: its key names them by identity
     bound_to: int = -1  # arena address in the descriptors
     seconds: list[float] = field(default_factory=list)  # of each action, when profiled
 
@@ -85,10 +86,12 @@ class Program:
         *,
         threads: int,
         cancel: NDArray[np.int32],
-        after: Callable[[Step, int], None],
+        after: Callable[[Step], None],
+        watch: Callable[[Step, Array], None] | None = None,
         profile: bool = False,
     ) -> list[Array]:
-        """Compute; the outputs as new arrays. `after(step, index of action)` is called after every action."""
+        """Compute; the outputs as new arrays. `after(step)` is called after every action, `watch(step, its rows)` when
+        a step has float32 rows and all its actions are done."""
         arena.reserve(self.arena_bytes)
         outputs = [np.empty((v.grid.rows, v.channels), np.float32) for v in self.outputs]
         found = _Addresses(trace, arena, outputs)
@@ -114,20 +117,19 @@ class Program:
                     pool.run(dispatch.kernel(action.kernel), action.words, threads=count, cancel=cancel)
             if profile:
                 self.seconds.append(time.perf_counter() - started)
-            after(trace.steps[action.step], index)
+            step = trace.steps[action.step]
+            after(step)
+            ended = index + 1 == len(self.actions) or self.actions[index + 1].step != action.step
+            if watch is not None and ended and step.output.number in self.dense:
+                watch(step, found.matrix(self.dense[step.output.number], step.output))
         return outputs
 
     def _launch_checked(self, action: Launch, found: _Addresses, threads: int, cancel: NDArray[np.int32]) -> None:
-        read = [x for x in self.constants if isinstance(x, np.ndarray)] + found.arrays
-        with checked.buffers(*read, writable=(found.arena.memory, *found.outputs)):
+        """Of the arena the kernel may touch only what it was given, and read a little behind it."""
+        places = [found.memory(link.buffer) for link in action.links]
+        read = (*action.constants, *found.arrays, *(slack for _, slack in places))
+        with checked.buffers(*read, writable=(*(own for own, _ in places), *found.outputs)):
             pool.run(dispatch.kernel(action.kernel), action.words, threads=threads, cancel=cancel)
-
-    def values(self, arena: Arena, step: Step) -> Array | None:
-        """A step's float32 rows in the arena after its action, for a look at them; None where it has none there."""
-        buffer = self.dense.get(step.output.number)
-        if buffer is None or buffer.place != "arena":
-            return None
-        return arena.floats(buffer.life.offset, step.output.grid.rows, step.output.channels)
 
 
 class _Addresses:
@@ -147,6 +149,13 @@ class _Addresses:
             return int(array.ctypes.data)
         arrays = self.arrays if buffer.place == "input" else self.outputs
         return int(arrays[buffer.index].ctypes.data)
+
+    def memory(self, buffer: Buffer) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """(bytes of a buffer of the arena, the same with what may be read behind them); of others none."""
+        if buffer.place != "arena":
+            return self.arena.memory[:0], self.arena.memory[:0]
+        start, nbytes = buffer.life.offset + self.arena.start, buffer.life.nbytes
+        return self.arena.memory[start : start + nbytes], self.arena.memory[start : start + nbytes + SLACK]
 
     def matrix(self, buffer: Buffer, value: Value) -> Array:
         if buffer.place == "arena":

@@ -48,6 +48,12 @@ class Step:
 
     operation: Any  # a copy of the Operation
     output: Value
+    key: tuple[Any, ...]  # equal for equal operations on the same weights and equally numbered activations
+
+    def inputs(self) -> list[Value]:
+        kind: Any = type(self.operation)
+        given = (getattr(self.operation, name) for name in _names(kind))
+        return [value for value in given if isinstance(value, Value)]
 
 
 @lru_cache(maxsize=64)
@@ -64,8 +70,7 @@ class Trace:
         self.inputs: list[tuple[Value, Array]] = []
         self.results: list[tuple[Value, weakref.ref[Rows]]] = []
         self._values: weakref.WeakKeyDictionary[Rows, Value] = weakref.WeakKeyDictionary()
-        self._kept: list[Rows] = []  # inputs: their arrays must stay
-        self._key: list[Any] = []
+        self._used: set[int] = set()  # results that later steps read
         self._count = 0
 
     def record(self, operation: Operation, maker: Maker) -> Rows:
@@ -78,16 +83,16 @@ class Trace:
             if isinstance(given, Rows):
                 value = self._value(given)
                 object.__setattr__(copy, name, value)
+                self._used.add(value.number)
                 key.append(value.number)
                 continue
             object.__setattr__(copy, name, given)
             key.append(_static(given))
-        self._key.append(tuple(key))
         output = self._new(operation.grid, operation.channels)
         result = Rows(output.grid, output.channels, None, maker)
         self._values[result] = output
         self.results.append((output, weakref.ref(result)))
-        self.steps.append(Step(copy, output))
+        self.steps.append(Step(copy, output, tuple(key)))
         return result
 
     def _new(self, grid: Grid, channels: int) -> Value:
@@ -100,8 +105,6 @@ class Trace:
             return known
         value = self._values[rows] = self._new(rows.grid, rows.channels)
         self.inputs.append((value, np.ascontiguousarray(rows.array, np.float32)))
-        self._kept.append(rows)
-        self._key.append((value.grid, value.channels))
         return value
 
     def alive(self) -> list[tuple[Value, Rows]]:
@@ -109,9 +112,28 @@ class Trace:
         found = ((value, reference()) for value, reference in self.results)
         return [(value, rows) for value, rows in found if rows is not None]
 
+    def forget_unused(self, outputs: list[Value]) -> None:
+        """Drop steps that no output needs: recorded before an error ended a forward, or never looked at."""
+        held = {value.number for value in outputs}
+        if all(value.number in held or value.number in self._used for value, _ in self.results):
+            return
+        steps = []
+        for step in reversed(self.steps):
+            if step.output.number in held:
+                steps.append(step)
+                held.update(value.number for value in step.inputs())
+        self.steps = steps[::-1]
+        self.inputs = [(value, array) for value, array in self.inputs if value.number in held]
+
     def key(self, outputs: list[Value]) -> tuple[Any, ...]:
         """Equal for traces that one program serves: same operations, weights and shapes; other arrays."""
-        return (*self._key, tuple(value.number for value in outputs))
+        inputs = tuple((value.number, value.grid, value.channels) for value, _ in self.inputs)
+        return (inputs, *(step.key for step in self.steps), tuple(value.number for value in outputs))
+
+    def owners(self) -> list[Any]:
+        """Weights and adapters: keys name them by identity, so whoever keeps a key keeps them."""
+        weights = [weight for step in self.steps for weight in step.operation.weights()]
+        return weights + [a for weight in weights if isinstance(weight, MatmulWeight) for a in weight.adapters]
 
 
 def _static(given: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from tinydiff_kernels.matmul.geometry import upsample_weights
 Float32 = NDArray[np.float32]
 KindOf = Callable[[MatmulWeight], packing.Kind]
 Parity = tuple[int, int]
+Adapter = tuple[packing.Packed, packing.Packed]
 
 
 class PackedWeights:
@@ -24,6 +26,7 @@ class PackedWeights:
         self.kind_of = kind_of
         self._made: dict[Any, Any] = {}
         self._owners: list[Any] = []  # ids are keys, so their objects must stay
+        self._adapters: weakref.WeakKeyDictionary[LowRank, dict[bool, Adapter]] = weakref.WeakKeyDictionary()
 
     def _once(self, key: Any, owner: Any, make: Callable[[], Any]) -> Any:
         if key not in self._made:
@@ -72,13 +75,11 @@ class PackedWeights:
         made: Float32 = self._once((id(weight), "table"), weight, weight.weight.float32)
         return made
 
-    def adapter(self, adapter: LowRank, *, gated: bool = False) -> tuple[packing.Packed, packing.Packed]:
+    def adapter(self, adapter: LowRank, *, gated: bool = False) -> Adapter:
         """(down, up with the scale in it), both in float32. Columns of a gated layer's are interleaved as its own."""
-
-        def make() -> tuple[packing.Packed, packing.Packed]:
+        made = self._adapters.setdefault(adapter, {})  # until it is put away: adapters come and go
+        if gated not in made:
             up = (np.float32(adapter.scale) * adapter.up).astype(np.float32)
             rows = packing.interleave_gates(up) if gated else up
-            return packing.pack_float(adapter.down.astype(np.float32)), packing.pack_float(rows)
-
-        made: tuple[packing.Packed, packing.Packed] = self._once((id(adapter), gated, "adapter"), adapter, make)
-        return made
+            made[gated] = packing.pack_float(adapter.down.astype(np.float32)), packing.pack_float(rows)
+        return made[gated]
