@@ -1,0 +1,93 @@
+"""tinydiff: one UNet step or VAE decode of a diffusers folder.  ours.py unet|vae MODEL WEIGHTS SIZE THREADS [--table]
+
+WEIGHTS: float32, float16, int8, int4, or int8_limited (pairs of weights bounded for AVX2's vpmaddubsw).
+--table prints, once, where the time of a run goes instead of serving.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from protocol import serve
+
+from tinydiff.config import UNetConfig, VAEConfig
+from tinydiff.parameters import Parameters
+from tinydiff.recipe import kind_of
+from tinydiff.unet import UNet
+from tinydiff.vae import VAE
+from tinydiff_kernels import dispatch
+from tinydiff_kernels.compiled.backend import Compiled
+from tinydiff_kernels.compiled.program import Launch, Program
+from tinydiff_kernels.cpu import this_cpu
+from tinydiff_kernels.handles import MatmulWeight
+from tinydiff_kernels.matmul.packing import Kind
+from tinydiff_weights.safetensors import open_safetensors
+
+FACTOR = 8  # pixels to a latent
+
+
+def kinds(part: str, weights: str) -> Callable[[MatmulWeight], Kind]:
+    chosen = kind_of(part, "int8" if weights == "int8_limited" else weights, 4)
+    if weights != "int8_limited":
+        return chosen
+    return lambda weight: "i8_limited" if chosen(weight) == "i8" else chosen(weight)
+
+
+def load(part: str, folder: Path, weights: str, size: int, threads: int) -> tuple[Callable[[], Any], Compiled]:
+    """A function that runs the network once on fixed random input, and its backend."""
+    config = json.loads((folder / part / "config.json").read_text())
+    tensors = open_safetensors(folder / part / "diffusion_pytorch_model.safetensors").tensors
+    backend = Compiled(kinds(part, weights), threads=threads)
+    rng, latents = np.random.default_rng(0), (1, 4, size // FACTOR, size // FACTOR)
+    sample = rng.normal(size=latents).astype(np.float32)
+    if part == "vae":
+        vae = VAE(VAEConfig.from_json(config, part), Parameters(tensors, part), backend)
+        return lambda: vae.decode(sample), backend
+    context = rng.normal(size=(1, 77, config["cross_attention_dim"])).astype(np.float32)
+    unet = UNet(UNetConfig.from_json(config, part), Parameters(tensors, part), backend)
+    return lambda: unet(sample, 500.0, context), backend
+
+
+def table(program: Program) -> str:
+    """Milliseconds, launches and rate of each kernel of a profiled run."""
+    seconds: Counter[str] = Counter()
+    launches: Counter[str] = Counter()
+    work: Counter[str] = Counter()
+    for action, taken in zip(program.actions, program.seconds, strict=True):
+        name = action.kernel if isinstance(action, Launch) else "numpy"
+        seconds[name] += taken
+        launches[name] += 1
+        work[name] += action.work if isinstance(action, Launch) else 0
+    whole = sum(seconds.values())
+    rows = []
+    for name, taken in seconds.most_common():
+        rate = f"{2 * work[name] / taken / 1e9:7.0f} GOP/s" if name.startswith(("matmul", "attention")) else ""
+        rows.append(f"{name:18} {launches[name]:4} launches {1e3 * taken:8.1f} ms {taken / whole:6.1%} {rate}")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    part, folder, weights, size, threads, *flags = sys.argv[1:]
+    run, backend = load(part, Path(folder), weights, int(size), int(threads))
+    run()
+    if "--table" in flags:
+        backend.profile = True
+        run()
+        print(table(list(backend.programs.values())[-1]))
+        return
+    path = dispatch.choose().path.name
+
+    def once() -> None:
+        run()
+
+    serve(once, program=f"tinydiff {weights}", path=path, cpu=this_cpu().model)
+
+
+if __name__ == "__main__":
+    main()
