@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled_tools import BACKENDS, make_backend
 from miniatures import network
 from numpy.typing import NDArray
 
-from tinydiff_kernels.reference import Reference
 from tinydiff_weights.safetensors import open_safetensors
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "networks.safetensors"
@@ -21,7 +21,7 @@ LIMIT = 1e-5  # relative root mean square; at most 7.7e-7 was measured
 class Golden:
     """One network of the file."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, backend: str) -> None:
         file = open_safetensors(FILE)
         parts: dict[str, dict[str, Any]] = {"weights": {}, "inputs": {}, "outputs": {}}
         for key, tensor in file.tensors.items():
@@ -30,7 +30,7 @@ class Golden:
                 parts[part][rest] = tensor if part == "weights" else tensor.raw
         self.given, self.wanted = parts["inputs"], parts["outputs"]
         options = {"penultimate": True} if name == "text" else {}
-        self.model = network(json.loads(file.metadata[name]), parts["weights"], Reference(), **options)
+        self.model = network(json.loads(file.metadata[name]), parts["weights"], make_backend(backend), **options)
 
     def check(self, output: str, ours: NDArray[Any]) -> None:
         wanted = self.wanted[output]
@@ -42,22 +42,25 @@ def test_file_is_small() -> None:
     assert FILE.stat().st_size < 200_000
 
 
-def test_unet() -> None:
-    golden = Golden("unet")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_unet(backend: str) -> None:
+    golden = Golden("unet", backend)
     added = {k: golden.given[k] for k in ("text_embeds", "time_ids")}
     sample, timestep, context = (golden.given[k] for k in ("sample", "timestep", "context"))
     golden.check("sample", golden.model(sample, timestep, context, added=added))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["vae", "taesd"])
-def test_autoencoder(name: str) -> None:
-    golden = Golden(name)
+def test_autoencoder(name: str, backend: str) -> None:
+    golden = Golden(name, backend)
     golden.check("decoded", golden.model.decode(golden.given["latents"]))
     golden.check("encoded", golden.model.encode(golden.given["image"]))
 
 
-def test_text_encoder() -> None:
-    golden = Golden("text")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_text_encoder(backend: str) -> None:
+    golden = Golden("text", backend)
     hidden, pooled = golden.model(golden.given["ids"])
     golden.check("hidden", hidden)
     golden.check("pooled", pooled)

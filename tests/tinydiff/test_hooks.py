@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled_tools import BACKENDS, make_backend
 from miniatures import EOS, TEXT_ENCODERS, UNETS, VAES, VOCAB_SIZE, class_name, network, random_tensors
 from numpy.typing import NDArray
 
@@ -36,9 +37,15 @@ def weights() -> dict[str, Floats]:
     return random_tensors("UNet2DConditionModel", SD1, 11)
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of a backend; every hook works on each."""
+    return str(request.param)
+
+
 @pytest.fixture
-def unet(weights: dict[str, Floats]) -> UNet:
-    model: UNet = network(SD1, weights, Reference())
+def unet(weights: dict[str, Floats], backend: str) -> UNet:
+    model: UNet = network(SD1, weights, make_backend(backend))
     return model
 
 
@@ -63,10 +70,11 @@ class Count:
 # ------------------------------------------------------------------------------- 1, 2: plans, shared handles
 
 
-def test_a_backend_is_chosen_without_touching_the_model(unet: UNet) -> None:
+def test_a_backend_is_chosen_without_touching_the_model(unet: UNet, backend: str) -> None:
     """The same network, planned and computed: as many operations, and handles of the network itself."""
     count, plan = Count(), Plan()
-    unet.forward(Reference(observers=[count]), rows_from_nchw(SAMPLE), STEPS, Context(rows_from_tokens(CONTEXT)))
+    other = make_backend(backend, observers=[count])
+    unet.forward(other, rows_from_nchw(SAMPLE), STEPS, Context(rows_from_tokens(CONTEXT)))
     unet.forward(plan, Rows(Grid(2, 9, 7), 4), STEPS, Context(Rows(Grid(2, 1, 77), 24)))
     assert [s.kind for s in plan.steps] == count.kinds
     assert all(w is unet.weights[w.name] for s in plan.steps for w in s.weights)
@@ -200,17 +208,17 @@ def test_residuals(unet: UNet) -> None:
         unet(SAMPLE, STEPS, CONTEXT, down_residuals=zeros[:-1])
 
 
-def text_encoder(**changes: Any) -> Any:
+def text_encoder(backend: str, **changes: Any) -> Any:
     config = {**TEXT_ENCODERS["clip_l"], **changes}
-    return network(config, random_tensors("CLIPTextModel", config, 4), Reference())
+    return network(config, random_tensors("CLIPTextModel", config, 4), make_backend(backend))
 
 
 IDS = np.array([[EOS - 1, 5, 9, 300, EOS, EOS]])
 
 
-def test_appended_embedding_rows() -> None:
+def test_appended_embedding_rows(backend: str) -> None:
     """An id beyond the vocabulary reads an appended row: as if the table had held it."""
-    encoder = text_encoder()
+    encoder = text_encoder(backend)
     row = encoder.tokens.weight.float32()[9]
     wanted = encoder(IDS)
     encoder.appended = np.stack([np.full(24, 9, np.float32), row])
@@ -220,18 +228,18 @@ def test_appended_embedding_rows() -> None:
 
 
 @pytest.mark.parametrize("eos", [2, EOS])
-def test_appended_ids_are_never_the_end(eos: int) -> None:
+def test_appended_ids_are_never_the_end(eos: int, backend: str) -> None:
     """Old configs mean the largest id by 2; an appended id is larger than the end mark and does not end a text."""
-    encoder = text_encoder(eos_token_id=eos)
+    encoder = text_encoder(backend, eos_token_id=eos)
     encoder.appended = np.zeros((1, 24), np.float32)
     ids = np.where(IDS == 9, VOCAB_SIZE, IDS)
     out = encoder.forward(encoder.backend, ids)
     assert np.array_equal(out.pooled.array[0], tokens_from_rows(out.normed)[0, 4])
 
 
-def test_any_hidden_state() -> None:
+def test_any_hidden_state(backend: str) -> None:
     """skip 0 is the last layer, skip = layers the embeddings; each layer's output is the next one's input."""
-    encoder = text_encoder()
+    encoder = text_encoder(backend)
     states = [encoder.forward(encoder.backend, IDS, skip).hidden.array for skip in range(4)]
     for layer, before, after in zip(reversed(encoder.layers), states[1:], states, strict=False):
         again = layer(encoder.backend, Rows(Grid(1, 1, 6), 24, before)).array
@@ -262,7 +270,7 @@ def test_precision_of_the_reference(unet: UNet) -> None:
 
 
 @pytest.mark.parametrize("shift", [(4, 0), (0, 4), (4, 8)])
-def test_circular_border_of_a_unet(shift: tuple[int, int]) -> None:
+def test_circular_border_of_a_unet(shift: tuple[int, int], backend: str) -> None:
     """A picture on a torus: shifting the input by whole strides shifts the output, across the border too."""
     config = UNETS["bk_tiny"]
     tensors = random_tensors(class_name(config), config, 5)
@@ -272,14 +280,14 @@ def test_circular_border_of_a_unet(shift: tuple[int, int]) -> None:
         moved = model(np.roll(sample, shift, (2, 3)), 500.0, context)
         return relative(moved, np.roll(model(sample, 500.0, context), shift, (2, 3)))
 
-    assert difference(network(config, tensors, Reference(), border="circular")) < 1e-5
-    assert difference(network(config, tensors, Reference())) > 1e-2
+    assert difference(network(config, tensors, make_backend(backend), border="circular")) < 1e-5
+    assert difference(network(config, tensors, make_backend(backend))) > 1e-2
 
 
 @pytest.mark.parametrize("name", VAES)
-def test_circular_border_of_a_vae(name: str) -> None:
+def test_circular_border_of_a_vae(name: str, backend: str) -> None:
     config = VAES[name]
-    model = network(config, random_tensors(class_name(config), config, 6), Reference(), border="circular")
+    model = network(config, random_tensors(class_name(config), config, 6), make_backend(backend), border="circular")
     latents, factor = normal(1, config["latent_channels"], 4, 6), model.config.factor
     picture = model.decode(latents)
     moved = model.decode(np.roll(latents, (1, 2), (2, 3)))
@@ -292,19 +300,20 @@ def test_circular_border_of_a_vae(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "levels"), [("sd1", 1), ("sd1", 3), ("bk_small", 2), ("ssd1b", 1), ("ssd1b", 2)])
-def test_deep_blocks_are_left_out(name: str, levels: int) -> None:
+def test_deep_blocks_are_left_out(name: str, levels: int, backend: str) -> None:
     """Remembered at the same inputs: identical bits, by fewer operations, as planned."""
     config = UNETS[name]
     count = Count()
-    model: UNet = network(config, random_tensors(class_name(config), config, 5), Reference(observers=[count]))
+    arrays = random_tensors(class_name(config), config, 5)
+    model: UNet = network(config, arrays, make_backend(backend, observers=[count]))
     added = Added(normal(2, 20), np.full((2, 6), 64.0)) if "addition_embed_type" in config else None
     text, deep = normal(2, 77, config["cross_attention_dim"]), Deep(levels)
 
-    def run(backend: Any, deep: Deep | None, values: bool = True) -> Rows:
+    def run(runner: Any, deep: Deep | None, values: bool = True) -> Rows:
         sample, hidden = rows_from_nchw(SAMPLE), rows_from_tokens(text)
         if not values:
             sample, hidden = Rows(sample.grid, 4), Rows(hidden.grid, hidden.channels)
-        return model.forward(backend, sample, STEPS, Context(hidden), added=added, deep=deep)
+        return model.forward(runner, sample, STEPS, Context(hidden), added=added, deep=deep)
 
     plain = run(model.backend, None).array
     whole = len(count.kinds)
