@@ -52,7 +52,7 @@ def test_help_names_every_command(cli: Cli) -> None:
 def test_every_flag_of_the_documented_interface_exists(cli: Cli) -> None:
     shown = cli("generate", "--help").out
     flags = "-o --force --model --vae --negative --steps --cfg --size --seed --sampler --batch --clip-skip --weights"
-    for flag in f"{flags} --memory --backend --threads --no-metadata --quiet".split():
+    for flag in f"{flags} --memory --backend --threads --no-metadata --quiet --guidance-interval".split():
         assert flag in shown, flag
 
 

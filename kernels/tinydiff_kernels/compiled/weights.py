@@ -38,19 +38,14 @@ class PackedWeights:
         """`parity`: one of the four classes of an upsampled convolution."""
 
         def make() -> packing.Packed:
-            values = weight.weight.float32()
-            return self._pack(values if parity is None else upsample_weights(values, parity), weight, gated)
+            kind, values = self.kind_of(weight), weight.weight.float32()
+            if parity is not None:
+                values = upsample_weights(values, parity)
+                kind = "f32" if kind == "f16" else kind  # sums of halves are no halves
+            return _pack(values, kind, gated)
 
         made: packing.Packed = self._once((id(weight), gated, parity), weight, make)
         return made
-
-    def _pack(self, values: Float32, weight: MatmulWeight, gated: bool) -> packing.Packed:
-        kind = self.kind_of(weight)
-        if kind in ("i8", "i8_limited"):
-            return packing.pack_i8(values, gated=gated, limited=kind == "i8_limited")
-        if kind == "i4":
-            return packing.pack_i4(values, gated=gated)
-        return packing.pack_float(values, "f16" if kind == "f16" else "f32", gated=gated)
 
     def bias(self, weight: MatmulWeight, *, gated: bool = False) -> Float32:
         """Padded to whole panels; zeros where the layer has none."""
@@ -83,3 +78,11 @@ class PackedWeights:
             rows = packing.interleave_gates(up) if gated else up
             made[gated] = packing.pack_float(adapter.down.astype(np.float32)), packing.pack_float(rows)
         return made[gated]
+
+
+def _pack(values: Float32, kind: packing.Kind, gated: bool) -> packing.Packed:
+    if kind in ("i8", "i8_limited"):
+        return packing.pack_i8(values, gated=gated, limited=kind == "i8_limited")
+    if kind == "i4":
+        return packing.pack_i4(values, gated=gated)
+    return packing.pack_float(values, "f16" if kind == "f16" else "f32", gated=gated)
