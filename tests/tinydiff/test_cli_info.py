@@ -141,7 +141,9 @@ def test_doctor_knows_this_machine(cli: Cli) -> None:
     assert found["packages"]["numpy"] == np.__version__
     assert found["memory"]["total"] > found["memory"]["available"] > 0
     assert found["cpu"]["usable_cores"] >= 1
-    assert found["backend"].keys() == {"chosen", "why"}
+    assert found["backend"].keys() == {"chosen", "why", "kernels", "problem"}
+    assert found["backend"]["problem"] is None
+    assert any(line.startswith("matmul_i8: ") for line in found["backend"]["kernels"])
     assert found["folders"]["cache"]["path"] == str(cli.folder / "cache" / "tinydiff")
     assert found["folders"]["hub_cache"]["path"] == str(cli.folder / "huggingface" / "hub")
     text = cli("doctor").out

@@ -72,8 +72,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return Cli(tmp_path, monkeypatch, capsys)
 
 
-def ready(folder: Path, code: str, model: Path) -> subprocess.Popen[str]:
-    arguments = ("generate", "a", "--model", str(model), "--steps", "999", "-o", "x.png")
+def ready(folder: Path, code: str, model: Path, *more: str) -> subprocess.Popen[str]:
+    arguments = ("generate", "a", "--model", str(model), "--steps", "999", "-o", "x.png", *more)
     process = start(folder, *arguments, code=code)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -99,7 +99,7 @@ def test_the_first_signal_ends_after_the_current_operation(tmp_path: Path, model
 
 
 def test_the_second_signal_ends_at_once(tmp_path: Path, model: Path) -> None:
-    process = ready(tmp_path, IN_A_LONG_OPERATION, model)
+    process = ready(tmp_path, IN_A_LONG_OPERATION, model, "--backend", "reference")
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)  # the operation goes on
