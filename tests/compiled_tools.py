@@ -20,6 +20,20 @@ TOKENS = 11
 Floats = NDArray[np.float32]
 
 
+class Values:
+    """A weight in memory."""
+
+    def __init__(self, name: str, values: Floats) -> None:
+        self.name, self.values = name, values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def float32(self) -> Floats:
+        return self.values
+
+
 def make_backend(name: str, *, observers: Sequence[Observer] = ()) -> Backend:
     """A backend of BACKENDS in float32."""
     return Reference(observers=observers) if name == "reference" else compiled(observers=observers)

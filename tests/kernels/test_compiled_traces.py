@@ -6,27 +6,12 @@ import gc
 
 import numpy as np
 import pytest
-from compiled_tools import Floats, compiled, relative
-from numpy.typing import NDArray
+from compiled_tools import Floats, Values, compiled, relative
 
 from tinydiff_kernels import operations as op
 from tinydiff_kernels.compiled.backend import Compiled
 from tinydiff_kernels.handles import LinearWeight
 from tinydiff_kernels.rows import Grid, Rows, ShapeError
-
-
-class Values:
-    """A weight in memory."""
-
-    def __init__(self, name: str, values: NDArray[np.float32]) -> None:
-        self.name, self.values = name, values
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    def float32(self) -> Floats:
-        return self.values
 
 
 def linear(seed: int = 0, inputs: int = 20, outputs: int = 24) -> LinearWeight:
