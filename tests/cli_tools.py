@@ -101,9 +101,13 @@ def give_kernels(folder: Path) -> None:
     shutil.copytree(kernels, place / kernels.name, dirs_exist_ok=True)
 
 
-def start(folder: Path, *arguments: str, code: str | None = None) -> subprocess.Popen[str]:
-    """`python -m tinydiff ARGUMENTS`, or `python -c CODE ARGUMENTS`, in a process of its own."""
-    give_kernels(folder)
+def start(folder: Path, *arguments: str, code: str | None = None, kernels: bool = True) -> subprocess.Popen[str]:
+    """`python -m tinydiff ARGUMENTS`, or `python -c CODE ARGUMENTS`, in a process of its own.
+
+    Its caches are empty but for compiled kernels, unless it shall compile its own.
+    """
+    if kernels:
+        give_kernels(folder)
     base = {n: v for n, v in os.environ.items() if not n.startswith(("TINYDIFF_", "HF_"))}
     variables = base | environment(folder) | {"PYTHONPATH": os.pathsep.join(ROOTS), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, *(("-m", "tinydiff") if code is None else ("-c", code)), *arguments]

@@ -55,6 +55,7 @@ def cache_key(path: dispatch.Path, features: str) -> str:
     cpu = this_cpu()
     parts = (
         source_hash(),
+        str(Path(__file__).parent),  # Numba keeps what it compiled by the place of its source
         _numba.version,
         _numba.llvmlite_version,
         platform.python_implementation() + platform.python_version(),
