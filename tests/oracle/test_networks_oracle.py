@@ -1,14 +1,14 @@
 """Every network, family and option against diffusers and transformers, on random-weight miniatures.
 
-Both sides read the weights from a folder that `miniatures` wrote. One row of the matrix is one parametrised
-test; the last test prints how many there were and the worst of them.
+Both sides read the weights from a folder that `miniatures` wrote. One row of the matrix is one parametrised test, in
+which ours computes on the reference and on compiled kernels; the last test prints how many there were and the worst.
 """
 
 from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from compiled_tools import compiled, relative
 from miniatures import (
     EOS,
     FAMILIES,
@@ -39,6 +40,8 @@ from tinydiff_weights.folder import open_folder
 from tinydiff_weights.weight_files import open_weights
 
 LIMIT = 1e-4  # relative root mean square
+BACKENDS_LIMIT = 1e-5  # of compiled kernels against the reference
+Ours = tuple[Any, Any]  # a network on the reference, and on compiled kernels
 ROWS: list[tuple[float, str]] = []
 TOKENS = 11
 LEGACY = {
@@ -54,14 +57,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def agree(ours: NDArray[Any], theirs: torch.Tensor, request: pytest.FixtureRequest, limit: float = LIMIT) -> None:
-    """Assert a relative RMS below the limit and enter the row."""
+def agree(
+    ours: Ours, compute: Callable[[Any], NDArray[Any]], theirs: torch.Tensor, request: pytest.FixtureRequest
+) -> None:
+    """Assert a relative RMS below the limits for both of ours, and enter the row."""
     wanted = theirs.detach().numpy()
-    assert ours.shape == wanted.shape
     assert np.isfinite(wanted).all()
-    error = float(np.sqrt(((ours - wanted) ** 2).sum(dtype=np.float64) / (wanted**2).sum(dtype=np.float64)))
-    assert error < limit
-    ROWS.append((error, request.node.name))
+    reference, fast = (compute(model) for model in ours)
+    errors = [relative(found, wanted) for found in (reference, fast)]
+    assert max(errors) < LIMIT
+    assert relative(fast, reference) < BACKENDS_LIMIT
+    ROWS.append((max(errors), request.node.name))
 
 
 def theirs_of(config: dict[str, Any], folder: Path) -> Any:
@@ -70,15 +76,16 @@ def theirs_of(config: dict[str, Any], folder: Path) -> Any:
 
 
 @functools.cache
-def pair(table: str, name: str, dtype: str = "F32") -> tuple[Any, Any]:
+def pair(table: str, name: str, dtype: str = "F32") -> tuple[Ours, Any]:
     """Ours and theirs on the same folder."""
     config = {"unet": UNETS, "vae": VAES, "text": LEGACY}[table][name]
     with tempfile.TemporaryDirectory() as folder:
         write_component(Path(folder), config, stored(random_tensors(class_name(config), config, 7), dtype))
         options = {"penultimate": True} if class_name(config) == "CLIPTextModelWithProjection" else {}
-        ours = network(config, open_weights(Path(folder), Path(folder)), Reference(), **options)
+        weights = open_weights(Path(folder), Path(folder))
+        ours, fast = (network(config, weights, backend, **options) for backend in (Reference(), compiled("auto")))
         theirs = theirs_of(config, Path(folder))
-    return ours, theirs
+    return (ours, fast), theirs
 
 
 # ------------------------------------------------------------------------------------------------- UNet
@@ -137,7 +144,7 @@ def their_unet(model: Any, given: dict[str, Any]) -> torch.Tensor:
 def test_unet(name: str, shape: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = pair("unet", name)
     given = inputs(UNETS[name], shape)
-    agree(ours(**given), their_unet(theirs, given), request)
+    agree(ours, lambda model: model(**given), their_unet(theirs, given), request)
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -155,7 +162,7 @@ def test_unet_residuals(name: str, request: pytest.FixtureRequest) -> None:
     rng = np.random.default_rng(5)
     *down, mid = [rng.standard_normal(skip, np.float32) for skip in skips]
     given |= {"down_residuals": down, "mid_residual": mid}
-    agree(ours(**given), their_unet(theirs, given), request)
+    agree(ours, lambda model: model(**given), their_unet(theirs, given), request)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
@@ -164,15 +171,19 @@ def test_unet_context_lengths(name: str, request: pytest.FixtureRequest) -> None
     ours, theirs = pair("unet", name)
     given = inputs(UNETS[name], "9x7")
     lengths = np.array([4, TOKENS])
-    context = Context(rows_from_tokens(given["context"]), lengths)
     mask = np.arange(TOKENS)[None] < lengths[:, None]
-    agree(ours(**{**given, "context": context}), their_unet(theirs, {**given, "mask": mask}), request)
+
+    def compute(model: Any) -> NDArray[Any]:
+        found: NDArray[Any] = model(**{**given, "context": Context(rows_from_tokens(given["context"]), lengths)})
+        return found
+
+    agree(ours, compute, their_unet(theirs, {**given, "mask": mask}), request)
 
 
 def test_unet_without_guidance_embedding(request: pytest.FixtureRequest) -> None:
     ours, theirs = pair("unet", "lcm")
     given = {**inputs(UNETS["lcm"], "square"), "timestep_cond": None}
-    agree(ours(**given), their_unet(theirs, given), request)
+    agree(ours, lambda model: model(**given), their_unet(theirs, given), request)
 
 
 # ------------------------------------------------------------------------------------------------- VAE
@@ -186,7 +197,7 @@ def test_decode(name: str, size: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = pair("vae", name)
     batch, *sides = SIZES[size]
     latents = np.random.default_rng(1).standard_normal((batch, VAES[name]["latent_channels"], *sides), np.float32)
-    agree(ours.decode(latents), theirs.decode(torch.from_numpy(latents)).sample, request)
+    agree(ours, lambda model: model.decode(latents), theirs.decode(torch.from_numpy(latents)).sample, request)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -194,10 +205,11 @@ def test_decode(name: str, size: str, request: pytest.FixtureRequest) -> None:
 def test_encode(name: str, size: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = pair("vae", name)
     batch, *sides = SIZES[size]
-    pixels = [side * ours.config.factor for side in sides]
+    pixels = [side * ours[0].config.factor for side in sides]
     image = np.random.default_rng(2).uniform(-1, 1, (batch, 3, *pixels)).astype(np.float32)
     encoded = theirs.encode(torch.from_numpy(image))
-    agree(ours.encode(image), encoded.latents if "taesd" in name else encoded.latent_dist.mean, request)
+    wanted = encoded.latents if "taesd" in name else encoded.latent_dist.mean
+    agree(ours, lambda model: model.encode(image), wanted, request)
 
 
 # ------------------------------------------------------------------------------------------------- CLIP
@@ -225,11 +237,10 @@ def test_what_the_unet_gets(name: str, kind: str, request: pytest.FixtureRequest
     ours, theirs = pair("text", name)
     ids = token_ids(kind)
     result = theirs(torch.from_numpy(ids), output_hidden_states=True)
-    if ours.penultimate:
-        hidden, _ = ours(ids)
-        agree(hidden, result.hidden_states[-2], request)
+    if ours[0].penultimate:
+        agree(ours, lambda model: model(ids)[0], result.hidden_states[-2], request)
     else:
-        agree(ours(ids), result.last_hidden_state, request)
+        agree(ours, lambda model: model(ids), result.last_hidden_state, request)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -238,8 +249,8 @@ def test_pooled(name: str, kind: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = pair("text", name)
     ids = token_ids(kind)
     result = theirs(torch.from_numpy(ids))
-    wanted = result.text_embeds if ours.projection is not None else result.pooler_output
-    agree(ours.forward(ours.backend, ids).pooled.array, wanted, request)
+    wanted = result.text_embeds if ours[0].projection is not None else result.pooler_output
+    agree(ours, lambda model: model.forward(model.backend, ids).pooled.array, wanted, request)
 
 
 @pytest.mark.parametrize("skip", [1, 2, 3])
@@ -249,7 +260,7 @@ def test_any_hidden_state(name: str, skip: int, request: pytest.FixtureRequest) 
     ours, theirs = pair("text", f"{name}, eos {EOS}")
     ids = token_ids("padded with the end")
     wanted = theirs(torch.from_numpy(ids), output_hidden_states=True).hidden_states[-1 - skip]
-    agree(tokens_from_rows(ours.forward(ours.backend, ids, skip).hidden), wanted, request)
+    agree(ours, lambda model: tokens_from_rows(model.forward(model.backend, ids, skip).hidden), wanted, request)
 
 
 @pytest.mark.parametrize("name", ["clip_l", "open_clip_h"])
@@ -259,7 +270,7 @@ def test_normed_hidden_state(name: str, request: pytest.FixtureRequest) -> None:
     ids = token_ids("full")
     hidden = theirs(torch.from_numpy(ids), output_hidden_states=True).hidden_states[-2]
     norm = next(m for n, m in theirs.named_modules() if n.endswith("final_layer_norm"))
-    agree(tokens_from_rows(ours.forward(ours.backend, ids, 1).normed), norm(hidden), request)
+    agree(ours, lambda model: tokens_from_rows(model.forward(model.backend, ids, 1).normed), norm(hidden), request)
 
 
 # ------------------------------------------------------------------------------------------------- precision
@@ -271,7 +282,7 @@ def test_unet_on_half_weights(name: str, dtype: str, request: pytest.FixtureRequ
     ours, theirs = pair("unet", name, dtype)
     assert next(theirs.parameters()).dtype == torch.float32
     given = inputs(UNETS[name], "9x7")
-    agree(ours(**given), their_unet(theirs, given), request)
+    agree(ours, lambda model: model(**given), their_unet(theirs, given), request)
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
@@ -279,14 +290,14 @@ def test_unet_on_half_weights(name: str, dtype: str, request: pytest.FixtureRequ
 def test_vae_on_half_weights(name: str, dtype: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = pair("vae", name, dtype)
     latents = np.random.default_rng(1).standard_normal((1, 4, 4, 4), np.float32)
-    agree(ours.decode(latents), theirs.decode(torch.from_numpy(latents)).sample, request)
+    agree(ours, lambda model: model.decode(latents), theirs.decode(torch.from_numpy(latents)).sample, request)
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_clip_on_half_weights(dtype: str, request: pytest.FixtureRequest) -> None:
     ours, theirs = pair("text", f"clip_l, eos {EOS}", dtype)
     ids = token_ids("full")
-    agree(ours(ids), theirs(torch.from_numpy(ids)).last_hidden_state, request)
+    agree(ours, lambda model: model(ids), theirs(torch.from_numpy(ids)).last_hidden_state, request)
 
 
 @pytest.mark.parametrize(("table", "name", "limit"), [("vae", "kl", 1e-13), ("unet", "sd1", 1e-13)])
@@ -306,7 +317,9 @@ def test_float64(table: str, name: str, limit: float, request: pytest.FixtureReq
         context = Context(rows_from_tokens(given["context"]))
         rows = ours.forward(ours.backend, sample, np.zeros(1), context)
         wanted = theirs(wide["sample"], 0, wide["context"]).sample
-    agree(nchw_from_rows(rows), wanted, request, limit)
+    error = relative(nchw_from_rows(rows), wanted.numpy())
+    assert error < limit
+    ROWS.append((error, request.node.name))
 
 
 # ------------------------------------------------------------------------------------------------- folders
@@ -326,8 +339,9 @@ def test_folder(family: str, shards: bool, tmp_path: Path, request: pytest.Fixtu
         assert {n: tuple(v.shape) for n, v in state.items()} == {n: t.shape for n, t in component.tensors.items()}
         assert all(np.array_equal(state[n].numpy(), t.float32()) for n, t in component.tensors.items())
     given = inputs(UNETS[family], "9x7")
-    ours = network(source.components["unet"].config, source.components["unet"].tensors, Reference())
-    agree(ours(**given), their_unet(theirs.unet, given), request)
+    unet = source.components["unet"]
+    reference, fast = (network(unet.config, unet.tensors, backend) for backend in (Reference(), compiled("auto")))
+    agree((reference, fast), lambda model: model(**given), their_unet(theirs.unet, given), request)
 
 
 def test_count_of_rows(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
