@@ -127,9 +127,11 @@ def test_causal_hides_a_future_of_any_size() -> None:
 
 
 def test_the_same_bits_on_any_number_of_threads_and_with_other_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (*inputs((2, 3, 300, 200, 24, 24)), 2, 3)
+    arguments = (*inputs((2, 3, 700, 200, 24, 24)), 2, 3)
     results = {call.attention(kernel(PATHS[0]), *arguments, threads=n).tobytes() for n in (1, 2, 3, 5)}
+    assert descriptor.Shape(2, 3, 700, 200, 24, 24).block_queries > WIDEST
     monkeypatch.setattr(descriptor, "QUERY_CACHE", 1)
+    assert descriptor.Shape(2, 3, 700, 200, 24, 24).block_queries == WIDEST
     results |= {call.attention(kernel(path), *arguments, threads=3).tobytes() for path in PATHS}
     assert len(results) == 1
 
@@ -185,7 +187,7 @@ def test_the_workspace_does_not_grow_with_tokens() -> None:
     def space(tokens: int) -> int:
         return descriptor.workspace_bytes(descriptor.Shape(1, 8, tokens, tokens, 40, 40), 2)
 
-    assert space(16384) == space(4096) < 300_000
+    assert space(16384) == space(4096) < 400_000
 
 
 def test_another_scale() -> None:
@@ -242,7 +244,7 @@ def test_nan_and_infinity_as_in_the_specification(bad: float, where: str) -> Non
         np.testing.assert_array_equal(np.isinf(got), np.isinf(expected))
         finite = np.isfinite(expected)
         np.testing.assert_allclose(got[finite], expected[finite], rtol=0, atol=3e-6)
-        assert 0 < finite.sum() < finite.size or where == "v"
+        assert finite.sum() < finite.size
 
 
 def test_not_a_byte_beyond_the_buffers() -> None:

@@ -59,8 +59,9 @@ NEXT_WORKER = 8  # byte offset in the counters: threads number themselves to fin
 ROW_TILE = 6  # rows (keys or channels) that the micro-kernel holds in registers
 KEY_BLOCK = 96  # keys between two looks at the maximum, whole tiles; part of the result's bits: the same on every path
 WIDEST = 64  # queries in the widest vector of any path
-QUERY_CACHE = 64 * 1024  # bytes of queries and results in a unit of work, so that they stay in the second-level cache
-MOST_VECTORS = 4  # of the widest in a unit of work: more would only make units fewer
+QUERY_CACHE = 1024 * 1024  # bytes of queries and results in a unit of work, so that they stay in the second-level cache
+MOST_QUERIES = 256  # in a unit of work; every unit reads all keys and values once, so few would wait for memory
+UNITS = 16  # where there are few heads and few queries: units of work for so many threads
 ALIGNMENT = 64  # of scratch, for speed
 
 
@@ -78,9 +79,10 @@ class Shape:
     @property
     def block_queries(self) -> int:
         """Queries in a unit of work. Not a matter of path or threads: causal units see no key beyond their own end."""
-        fitting = QUERY_CACHE // (4 * (self.width + self.value_width)) // WIDEST
-        needed = -(-self.queries // WIDEST)
-        return WIDEST * max(1, min(fitting, needed, MOST_VECTORS))
+        fitting = QUERY_CACHE // (4 * (self.width + self.value_width))
+        shared = -(-self.images * self.heads * self.queries // UNITS)
+        needed = -(-self.queries // WIDEST) * WIDEST
+        return max(WIDEST, min(fitting, shared, needed, MOST_QUERIES) // WIDEST * WIDEST)
 
     @property
     def result_rows(self) -> int:
