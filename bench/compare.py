@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent / "peers"
@@ -25,6 +26,9 @@ AVX2 = {
     "OPENBLAS_CORETYPE": "Haswell",
     "TINYDIFF_PATH": "avx2",
 }
+
+
+SETTLE = 0.5  # seconds: thread pools of the one before spin for a while after their work
 
 
 class Program:
@@ -95,6 +99,7 @@ def main() -> None:
             program.ready()
         for _ in range(options.rounds):
             for program in programs:
+                time.sleep(SETTLE)
                 program.run()
     finally:
         for program in programs:
