@@ -37,6 +37,7 @@ class Job:
         self.errors: list[BaseException] = []
         self._condition = threading.Condition()
         self._running = 0
+        self._finished = 0  # workers that have come back from the kernel
         self._closed = False
 
     def _enter(self) -> bool:
@@ -48,8 +49,8 @@ class Job:
     def _leave(self) -> None:
         with self._condition:
             self._running -= 1
-            if not self._running:
-                self._condition.notify_all()
+            self._finished += 1
+            self._condition.notify_all()
 
     def fail(self, error: BaseException) -> None:
         """Remember an exception and stop the other threads, unless they are told to stop already."""
@@ -67,6 +68,12 @@ class Job:
             self.fail(error)
         finally:
             self._leave()
+
+    def wait(self) -> None:
+        """Until a worker has found no tile left. Signals are heeded meanwhile, which a kernel would hold off."""
+        with self._condition:
+            while not self._finished:
+                self._condition.wait()
 
     def close(self) -> None:
         """Let no more workers in and wait for those inside: after this nobody touches the buffers.
@@ -98,14 +105,18 @@ class Pool:
             threading.Thread(target=_serve, args=(queue,), name=name, daemon=True).start()
             self._queues.append(queue)
 
-    def run(self, job: Job, threads: int) -> None:
-        """Run a job on this thread and `threads - 1` others. One job at a time: a second caller waits."""
+    def run(self, job: Job, threads: int, *, apart: bool) -> None:
+        """Run a job on `threads` threads, this one among them unless `apart`. One job at a time: others wait."""
+        helpers = threads if apart else threads - 1
         with self._turn:
             try:
-                self._grow(threads - 1)
-                for queue in self._queues[: threads - 1]:
+                self._grow(helpers)
+                for queue in self._queues[:helpers]:
                     queue.put(job)
-                job.work()
+                if apart:
+                    job.wait()
+                else:
+                    job.work()
             except BaseException as error:
                 job.fail(error)
             finally:
@@ -141,8 +152,12 @@ def run(
     *,
     threads: int | None = None,
     cancel: NDArray[np.int32] | None = None,
+    long: bool = False,
 ) -> None:
     """Run a kernel to its end on `threads` threads (default: the big cores), this one among them.
+
+    Python handles signals in its main thread, and not while that is inside a kernel. So where a kernel is `long` the
+    main thread only waits, and Ctrl-C is heeded at once; handing over costs some ten microseconds.
 
     `cancel` is an int32 array whose first element, set to anything but 0 by another thread, stops the kernel
     between tiles; without one only an exception does. Raises what a worker raised first, and
@@ -153,18 +168,19 @@ def run(
         raise ValueError(f"threads must be at least 1, not {count}")
     word: NDArray[np.int32] = np.zeros(1, np.int32) if cancel is None else cancel
     is_checked = checked.active()
-    if count == 1 and not is_checked:
+    apart = long and threading.current_thread() is threading.main_thread()
+    if count == 1 and not is_checked and not apart:
         counter: NDArray[np.int64] = np.zeros(COUNTER_WORDS, np.int64)
         kernel(descriptor.ctypes.data, counter.ctypes.data, word.ctypes.data)
         return
     job = Job(kernel, descriptor, word)
     if is_checked:
         with checked.buffers(descriptor, word, writable=(job.counter,)):
-            _shared.run(job, count)
+            _shared.run(job, count, apart=apart)
             if not job.errors:
                 checked.raise_if_violated()
     else:
-        _shared.run(job, count)
+        _shared.run(job, count, apart=apart)
     if job.errors:
         if word[0] == STOPPED_BY_ERROR:
             word[0] = 0

@@ -10,6 +10,7 @@ from quantised_reference import QuantisedReference
 
 from tinydiff.layers import Context
 from tinydiff.recipe import kind_of
+from tinydiff_kernels.compiled import program
 from tinydiff_kernels.reference import Reference
 from tinydiff_kernels.rows import rows_from_tokens
 
@@ -100,7 +101,13 @@ def test_a_quantised_autoencoder_comes_close(weights: str) -> None:
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "int8", "int4"])
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
-def test_the_number_of_threads_does_not_change_bits(name: str, weights: str) -> None:
+@pytest.mark.parametrize("long", [False, True], ids=["joining", "waiting"])
+def test_the_number_of_threads_does_not_change_bits(
+    name: str, weights: str, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All threads work on every kernel, however little there is to do; the main thread too, or not."""
+    monkeypatch.setattr(program, "LITTLE_WORK", 0)
+    monkeypatch.setattr(program, "LONG_WORK", -1 if long else program.LONG_WORK)
     given = unet_inputs(name, (2, 17, 16))
     one, *others = (unet(name, compiled(weights, threads=n))(**given) for n in (1, 2, 3, 5))
     assert all(np.array_equal(other, one) for other in others)

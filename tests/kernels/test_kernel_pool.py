@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import ctypes
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -263,3 +264,52 @@ def test_compiled_kernels_release_the_interpreter() -> None:
 def wait_for_cancel(desc: int, counter: int, cancel: int) -> None:
     while simd.load_acquire(cancel) == 0:
         simd.fetch_add(counter, 1)
+
+
+def test_a_long_kernel_leaves_the_main_thread_to_signals() -> None:
+    """It waits while others work; an exception of a signal's handler stops them and is raised."""
+    began, threads = threading.Event(), []
+
+    def kernel(desc: int, counter: int, cancel: int) -> None:
+        threads.append(threading.current_thread())
+        began.set()
+        while not word[0]:
+            time.sleep(0.001)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise InterruptedError
+
+    def send() -> None:
+        began.wait()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    word = np.zeros(1, np.int32)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with pytest.raises(InterruptedError):
+            pool.run(kernel, np.zeros(1, np.int64), threads=2, cancel=word, long=True)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert word[0] == 0
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_long_kernel_runs_once_on_each_thread(count: int) -> None:
+    threads = []
+    barrier = threading.Barrier(count)
+
+    def kernel(desc: int, counter: int, cancel: int) -> None:
+        threads.append(threading.current_thread())
+        barrier.wait(60)
+
+    pool.run(kernel, np.zeros(1, np.int64), threads=count, long=True)
+    assert len(set(threads)) == count
+    assert threading.main_thread() not in threads
+    threads.clear()
+    pool.run(kernel, np.zeros(1, np.int64), threads=count)
+    assert threading.main_thread() in threads

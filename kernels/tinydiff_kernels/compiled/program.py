@@ -22,6 +22,7 @@ from tinydiff_kernels.rows import Array
 
 Words = NDArray[np.int64]
 Place = Literal["arena", "input", "output", "step"]
+LONG_WORK = 1_000_000_000  # multiply-adds from which on a signal must not wait for a kernel's end
 LITTLE_WORK = 4_000_000  # multiply-adds below which waking another thread costs more than it helps
 MOVED = 32  # multiply-adds that take as long as moving one number
 
@@ -114,7 +115,8 @@ class Program:
                 if is_checked:
                     self._launch_checked(action, found, count, cancel)
                 else:
-                    pool.run(dispatch.kernel(action.kernel), action.words, threads=count, cancel=cancel)
+                    kernel, long = dispatch.kernel(action.kernel), action.work > LONG_WORK
+                    pool.run(kernel, action.words, threads=count, cancel=cancel, long=long)
             if profile:
                 self.seconds.append(time.perf_counter() - started)
             step = trace.steps[action.step]
