@@ -2,7 +2,7 @@
 
     machine = Machine.of(path, "aarch64")
     compiled = compile_object({"add_rows": (add_rows, "void(int64, int64, int64)")}, machine)
-    link_shared([compiled.object], Path("kernels.so"))
+    link_shared([compiled.object], Path("kernels.so"), find_linker(machine.triple))
 
 A tool of builds and tests: it uses Numba's private code generator (tried with 0.66 and 0.68) and is never imported
 at run time. The functions get plain C entry points, so ctypes calls them where neither Numba nor LLVM is installed.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinydiff_kernels import dispatch
+from tinydiff_kernels import dispatch, elf
 from tinydiff_kernels._numba import cgutils, codegen, compiler, compiler_lock, cpu_target, ir, llvm, sigutils, types
 from tinydiff_kernels._numba import version as numba_version
+from tinydiff_kernels.cpu import this_cpu
 from tinydiff_kernels.errors import KernelError
 
 Exports = Mapping[str, tuple[Callable[..., Any], str]]  # symbol -> (Python function, Numba signature)
@@ -63,14 +65,24 @@ class Compiled:
     @property
     def undefined(self) -> list[str]:
         """Functions that the object expects from elsewhere; kernels must need none."""
-        names = re.findall(r"^declare .*?@([\w.$]+)\(", self.ir, re.MULTILINE)
-        return [n for n in names if not n.startswith("llvm.")]
+        return sorted(elf.read(self.object).undefined)
+
+
+class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
+    """Compiled functions, none of which may call the C library.
+
+    "no-builtins": a loop that stores zeros must stay one. LLVM would make it a call of memset.
+    """
+
+    def add_llvm_module(self, module: Any) -> None:
+        text = re.sub(r"^(define .*) \{$", r'\1 "no-builtins" {', str(module), flags=re.MULTILINE)
+        super().add_llvm_module(llvm.parse_assembly(text))
 
 
 class _Codegen(codegen.CPUCodegen):  # type: ignore[misc]
     """Numba's CPU code generator with a target machine of our choice and no execution engine."""
 
-    _library_class = codegen.AOTCodeLibrary
+    _library_class = _Library
     tinydiff_ahead = True
 
     def __init__(self, machine: Machine) -> None:
@@ -170,18 +182,47 @@ def compile_object(exports: Exports, machine: Machine) -> Compiled:
     return Compiled(str(module), generator._tm.emit_assembly(module), generator._tm.emit_object(module))
 
 
-def link_shared(objects: Sequence[bytes], output: Path, linker: str = "ld.lld") -> None:
+def constant_object(symbol: str, content: bytes, machine: Machine) -> bytes:
+    """An object file that holds one constant."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    escaped = "".join(f"\\{byte:02x}" for byte in content)
+    text = f'target triple = "{machine.triple}"\n@{symbol} = constant [{len(content)} x i8] c"{escaped}"\n'
+    target = llvm.Target.from_triple(machine.triple).create_target_machine(machine.cpu, reloc="pic")
+    return bytes(target.emit_object(llvm.parse_assembly(text)))
+
+
+def find_linker(triple: str) -> str:
+    """A linker for a target: LLVM's, which knows all of them, else GNU's for that architecture."""
+    arch = triple.split("-")[0]
+    names = ["ld.lld", *(f"ld.lld-{version}" for version in range(25, 12, -1)), f"{arch}-linux-gnu-ld"]
+    if arch == this_cpu().arch:
+        names.append("ld")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        raise KernelError(
+            f"no linker for {triple}: install LLVM's (Debian, Ubuntu: apt install lld; Fedora: dnf install lld; Termux:"
+            f" pkg install lld) or GNU's (apt install binutils-{arch.replace('_', '-')}-linux-gnu), or name one"
+        )
+    return found
+
+
+def link_shared(objects: Sequence[bytes], output: Path, linker: str) -> None:
     """Join object files into a shared library without undefined symbols, aligned for 16 KiB pages (Android 15)."""
-    with tempfile.TemporaryDirectory() as folder:
-        names = []
-        for i, content in enumerate(objects):
-            name = Path(folder) / f"{i}.o"
+    options = ["-shared", "--strip-all", "--no-undefined", "--hash-style=both", "-z", "max-page-size=16384"]
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        names = [Path(folder) / f"{i}.o" for i in range(len(objects))]
+        for name, content in zip(names, objects, strict=True):
             name.write_bytes(content)
-            names.append(str(name))
-        command = [linker, "-shared", "-z", "max-page-size=16384", "--no-undefined", "-o", str(output), *names]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise KernelError(f"{linker} could not link {output}: {done.stderr.strip()[:2000]}")
+        made = Path(folder) / output.name
+        command = [linker, *options, "-soname", output.name, "-o", str(made), *map(str, names)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise KernelError(f"the linker {linker} does not start: {error}") from error
+        if done.returncode:
+            raise KernelError(f"{linker} could not link {output}: {done.stderr.strip()[:2000]}")
+        made.replace(output)  # never half a file where others look for one
 
 
 class Loaded:

@@ -187,15 +187,38 @@ def kernel(operation: str) -> Callable[[int, int, int], None]:
     return compiled
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How one operation is computed: a function of the table, compiled for a path, and by whom."""
+
+    operation: str
+    function: str
+    path: str
+    made_by: str  # "library" (ahead of time) or "Numba" (in this process)
+    why: str  # this function
+
+
+def running(choice: Choice, operations: Iterable[str] | None = None) -> list[Running]:
+    """What runs each operation. Imports no kernel and no Numba."""
+    made_by = "Numba" if checked.asked() or native.library()[0] is None else "library"
+    found = []
+    for operation in KERNELS if operations is None else operations:
+        row, where = find(operation, choice.path)
+        if len(KERNELS[operation]) == 1:
+            why = "one source for all paths"
+        else:
+            why = f"the source for {row}" + ("" if row == choice.path.name else ", the best row that it can run")
+        found.append(Running(operation, where.split(":")[1], choice.path.name, made_by, why))
+    return found
+
+
 def report(operations: Iterable[str] | None = None, cpu: Cpu | None = None) -> list[str]:
-    """Lines for `doctor`: CPU, path and why, then each operation's kernel."""
+    """Lines for `doctor`: CPU, path and why, where kernels come from, then each operation's kernel."""
     cpu = cpu or this_cpu()
     choice = choose(cpu)
     cores = ", ".join(f"{c.physical} cores at {c.capacity:.0%}" for c in cpu.clusters)
     lines = [f"cpu: {cpu.model} ({cpu.arch}; {cores})", f"features: {', '.join(sorted(cpu.features)) or 'none known'}"]
     lines.append(f"path: {choice.path.name}, {choice.path.means}; {choice.why}")
     lines.append(f"kernels: {native.library()[1]}")
-    for operation in KERNELS if operations is None else operations:
-        row, where = find(operation, choice.path)
-        lines.append(f"{operation}: {where.split(':')[1]} ({row})")
+    lines += [f"{r.operation}: {r.function} for {r.path}, {r.made_by}; {r.why}" for r in running(choice, operations)]
     return lines

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinydiff_kernels import cpu, dispatch
+from tinydiff_kernels import cpu, dispatch, native
 from tinydiff_kernels.errors import KernelError, PathError
 
 AVX2 = {"avx2", "fma", "f16c"}
@@ -64,6 +64,7 @@ def test_errors_say_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_row_that_a_path_lacks_falls_to_the_next_below(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {"a": {"avx2": "m:fast", "generic": "m:slow"}, "b": {"neon": "m:neon"}, "c": {"avxvnni": "m:vnni"}}
     monkeypatch.setattr(dispatch, "KERNELS", table)
+    monkeypatch.setattr(native, "library", lambda: (None, "no library"))
     monkeypatch.delenv(dispatch.PATH_VARIABLE, raising=False)
 
     def row(operation: str, path: str) -> tuple[str, str]:
@@ -80,8 +81,14 @@ def test_a_row_that_a_path_lacks_falls_to_the_next_below(monkeypatch: pytest.Mon
         row("c", "avx512vnni")
     with pytest.raises(KernelError, match="no kernel is called 'd'; known: a, b, c"):
         row("d", "avx2")
-    lines = dispatch.report(["a"], made("x86_64", AVX2))
-    assert lines[-1] == "a: fast (avx2)"
+    for path, why in (
+        ("avx2", "the source for avx2"),
+        ("avxvnni", "the source for avx2, the best row that it can run"),
+    ):
+        choice = dispatch.Choice(dispatch.BY_NAME[path], "")
+        assert dispatch.running(choice, ["a"]) == [dispatch.Running("a", "fast", path, "Numba", why)]
+    monkeypatch.setattr(dispatch, "KERNELS", {"a": {"generic": "m:any"}})
+    assert dispatch.report(["a"], made("x86_64", AVX2))[-1] == "a: any for avx2, Numba; one source for all paths"
 
 
 def test_the_table_names_functions_that_exist() -> None:

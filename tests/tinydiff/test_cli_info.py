@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import resource
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from miniatures import components, write_folder
 from tinydiff import __version__
 from tinydiff.commands import doctor, machine
 from tinydiff.commands.picture_text import model_name
+from tinydiff_kernels import dispatch, native
 from tinydiff_weights import safetensors
 from tinydiff_weights.write import save_safetensors
 
@@ -141,14 +143,43 @@ def test_doctor_knows_this_machine(cli: Cli) -> None:
     assert found["packages"]["numpy"] == np.__version__
     assert found["memory"]["total"] > found["memory"]["available"] > 0
     assert found["cpu"]["usable_cores"] >= 1
-    assert found["backend"].keys() == {"chosen", "why", "kernels", "problem"}
-    assert found["backend"]["problem"] is None
-    assert any(line.startswith("matmul_i8: ") for line in found["backend"]["kernels"])
+    backend = found["backend"]
+    assert (backend["chosen"], backend["problem"]) == ("numba", None)
+    assert backend["path"]["name"] in dispatch.BY_NAME
+    assert "best of " in backend["path"]["why"]
+    assert [kernel["operation"] for kernel in backend["kernels"]] == list(dispatch.KERNELS)
     assert found["folders"]["cache"]["path"] == str(cli.folder / "cache" / "tinydiff")
     assert found["folders"]["hub_cache"]["path"] == str(cli.folder / "huggingface" / "hub")
     text = cli("doctor").out
-    for words in (np.__version__, found["cpu"]["models"][0], "GB", "config.toml (none)", found["backend"]["why"]):
+    for words in (np.__version__, found["cpu"]["models"][0], "GB", "config.toml (none)", backend["why"]):
         assert words in text
+    for kernel in backend["kernels"]:
+        line = next(line for line in text.splitlines() if line.split()[:1] == [kernel["operation"]])
+        made = "{function} for {path}, {made_by}; {why}".format(**kernel)
+        assert line.split(maxsplit=1)[1] == made
+
+
+def test_doctor_tells_of_a_forced_path_and_of_one_that_cannot_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYDIFF_PATH", "generic")
+    backend = json.loads(cli("doctor", "--json").out)["backend"]
+    assert (backend["path"]["name"], backend["path"]["why"]) == ("generic", "TINYDIFF_PATH asks for it")
+    assert {kernel["path"] for kernel in backend["kernels"]} == {"generic"}
+    monkeypatch.setenv("TINYDIFF_PATH", "i8mm" if platform.machine() == "x86_64" else "avx2")
+    found = json.loads(cli("doctor", "--json").out)
+    assert "this path is for" in found["backend"]["problem"]
+    assert found["backend"]["problem"] in found["problems"]
+    assert "this path is for" in cli("doctor").out
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_doctor_tells_of_a_library_that_cannot_be_used(
+    cli: Cli, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native.library.cache_clear()
+    monkeypatch.setenv("TINYDIFF_NATIVE", str(cli.folder / "none.so"))
+    words = f"TINYDIFF_NATIVE={cli.folder / 'none.so'}: there is no such file"
+    assert words in cli("doctor", *(["--json"] if as_json else [])).out
+    native.library.cache_clear()
 
 
 def test_doctor_finds_problems(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

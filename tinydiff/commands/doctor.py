@@ -12,6 +12,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,29 @@ def _version(package: str) -> str | None:
 def _backend() -> dict[str, Any]:
     """What `--backend auto` means here, and which kernel runs each operation."""
     from tinydiff.backends import chosen
-    from tinydiff_kernels import dispatch
+    from tinydiff_kernels import dispatch, native
 
-    name, why = chosen("auto")
+    found: dict[str, Any] = {"chosen": None, "why": None, "path": None, "source": None, "kernels": [], "problem": None}
     try:
-        lines = dispatch.report()[2:] if name == "numba" else []  # the CPU is told above
-        return {"chosen": name, "why": why, "kernels": lines, "problem": None}
+        found["chosen"], found["why"] = chosen("auto")
+        if found["chosen"] == "numba":
+            choice = dispatch.choose()
+            found["path"] = {"name": choice.path.name, "means": choice.path.means, "why": choice.why}
+            found["source"] = native.library()[1]
+            found["kernels"] = [asdict(kernel) for kernel in dispatch.running(choice)]
     except KernelError as error:
-        return {"chosen": name, "why": why, "kernels": [], "problem": str(error)}
+        found["problem"] = str(error)
+    return found
+
+
+def _kernel_rows(backend: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The chosen path, where its kernels come from, and one line for each operation."""
+    path = backend["path"]
+    if path is None:
+        return []
+    rows = [("path", f"{path['name']}, {path['means']}; {path['why']}"), ("kernels", backend["source"])]
+    words = "{function} for {path}, {made_by}; {why}"
+    return rows + [(f"  {kernel['operation']}", words.format(**kernel)) for kernel in backend["kernels"]]
 
 
 def _blas() -> dict[str, Any]:
@@ -188,8 +204,11 @@ def as_text(found: Mapping[str, Any]) -> str:
     ]
     rows += [(name, version or "not installed") for name, version in found["packages"].items()]
     rows += [
-        ("backend", f"{found['backend']['chosen']}: {found['backend']['why']}"),
-        *((name, text) for name, _, text in (line.partition(": ") for line in found["backend"]["kernels"])),
+        (
+            "backend",
+            f"{found['backend']['chosen'] or 'none'}: {found['backend']['why'] or found['backend']['problem']}",
+        ),
+        *_kernel_rows(found["backend"]),
         ("numpy's BLAS", " ".join(str(v) for v in found["blas"].values() if v) or "unknown"),
         ("threads", ", ".join(f"{k}={v}" for k, v in found["threads"].items()) or "as the BLAS chooses"),
     ]
