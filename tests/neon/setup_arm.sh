@@ -4,8 +4,10 @@
 #   tests/neon/setup_arm.sh DIR          (about 200 MB down, 500 MB on disk; nothing outside DIR is changed)
 #   TINYDIFF_ARM=DIR python -m pytest tests/neon
 #
-# DIR/bin/armpy   acts like python3.11 on aarch64, with numpy, numba, pytest; QCPU=cortex-a53|cortex-a76|cortex-a710|... picks the core
-# DIR/bin/armld   links aarch64 object files
+# DIR/bin/armpy      acts like python3.11 on aarch64, with numpy, pillow and tokenizers: no numba, no llvmlite, as on a phone
+# DIR/bin/armpy-jit  the same with numba
+# DIR/bin/armld      links aarch64 object files
+# QCPU=cortex-a53|cortex-a76|cortex-a710|... picks the core
 #
 # Needs: apt-get, dpkg, pip. qemu-user comes from Debian 13 because the one in Debian 12 knows no Cortex-A710.
 set -euo pipefail
@@ -16,7 +18,6 @@ if [ -e "$DIR/ready" ]; then echo "$DIR is ready"; exit 0; fi
 ROOT=$DIR/root
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 PYTHON=${PYTHON:-python3}
-PACKAGES=${TINYDIFF_ARM_PACKAGES:-numpy numba llvmlite pytest iniconfig pluggy packaging pygments}
 mkdir -p "$ROOT" "$DIR/bin" "$DIR/tools" "$DIR/debs"
 
 # the Debian mirror that this machine already uses
@@ -58,21 +59,29 @@ for deb in "$DIR"/apt-arm64/cache/archives/*.deb; do dpkg -x "$deb" "$ROOT"; don
 echo "4/4 ARM wheels"
 PLATFORMS=()
 for tag in manylinux_2_28 manylinux_2_27 manylinux_2_26 manylinux_2_17 manylinux2014; do PLATFORMS+=(--platform "${tag}_aarch64"); done
-# shellcheck disable=SC2086
-"$PYTHON" -m pip install -q --root-user-action=ignore --no-deps --no-compile --target "$ROOT/site" --only-binary=:all: \
-  --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none "${PLATFORMS[@]}" $PACKAGES
+# folder, packages
+install() {
+  "$PYTHON" -m pip install -q --root-user-action=ignore --no-deps --no-compile --target "$ROOT/$1" --only-binary=:all: \
+    --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none "${PLATFORMS[@]}" "${@:2}"
+}
+install site numpy pillow tokenizers
+install site-jit numba llvmlite
 
-# -0 makes sys.executable the wrapper, so that subprocesses are emulated too
-cat > "$DIR/bin/armpy" <<WRAPPER
+# wrapper, folders of packages. -0 makes sys.executable the wrapper, so that subprocesses are emulated too.
+wrapper() {
+  cat > "$DIR/bin/$1" <<WRAPPER
 #!/bin/bash
-PYTHONPATH=\${PYTHONPATH:+\$PYTHONPATH:}$ROOT/site exec $DIR/tools/usr/bin/qemu-aarch64 -0 "\$0" -cpu "\${QCPU:-cortex-a76}" \\
+PYTHONPATH=\${PYTHONPATH:+\$PYTHONPATH:}$2 exec $DIR/tools/usr/bin/qemu-aarch64 -0 "\$0" -cpu "\${QCPU:-cortex-a76}" \\
   -L $ROOT $ROOT/usr/bin/python3.11 "\$@"
 WRAPPER
+}
+wrapper armpy "$ROOT/site"
+wrapper armpy-jit "$ROOT/site:$ROOT/site-jit"
 cat > "$DIR/bin/armld" <<WRAPPER
 #!/bin/bash
 LD_LIBRARY_PATH=$DIR/tools/usr/lib/x86_64-linux-gnu exec $DIR/tools/usr/bin/aarch64-linux-gnu-ld.bfd "\$@"
 WRAPPER
-chmod +x "$DIR/bin/armpy" "$DIR/bin/armld"
+chmod +x "$DIR"/bin/*
 rm -rf "$DIR/debs" "$DIR"/apt-*
 QCPU=cortex-a710 "$DIR/bin/armpy" -c 'import platform, numpy; print(platform.machine(), "Python", platform.python_version(), "NumPy", numpy.__version__)'
 touch "$DIR/ready"

@@ -1,0 +1,53 @@
+"""Everything whose bits must be the same on every machine: calls of all kernels, and pictures. Imports no Numba:
+emulated ARM runs it too. Results are hashed, which keeps what travels small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import attention_calls
+import matmul_calls
+
+from tinydiff_kernels.dispatch import Path
+
+Kernel = Callable[[int, int, int], None]
+
+
+def _results(kernels: Mapping[str, Kernel], path: Path) -> Iterator[tuple[str, Any]]:
+    for name in matmul_calls.KINDS:
+        for result in matmul_calls.results(name, kernels[name], signed=path.signed_bytes):
+            yield name, result
+    for result in attention_calls.results(kernels["attention_f32"]):
+        yield "attention_f32", result
+
+
+def digests(kernels: Mapping[str, Kernel], path: Path) -> dict[str, list[str]]:
+    """Kernel -> a hash of each of its results, on a path."""
+    found: dict[str, list[str]] = {}
+    for name, result in _results(kernels, path):
+        found.setdefault(name, []).append(hashlib.sha256(result.tobytes()).hexdigest())
+    return found
+
+
+class Picture(NamedTuple):
+    """A picture of the embedded model, in a few steps."""
+
+    weights: str
+    side: int
+    steps: int = 4
+    threads: int = 1
+
+
+def picture_digest(picture: Picture) -> str:
+    """Hash of its float pixels, before they are rounded to bytes."""
+    from tinydiff import Pipeline
+
+    pipe = Pipeline.from_pretrained(weights=picture.weights, backend="numba", threads=picture.threads)
+    images: Any = pipe(
+        "a red apple", seed=1, width=picture.side, height=picture.side, num_inference_steps=picture.steps,
+        output_type="np",
+    ).images  # fmt: skip
+    return hashlib.sha256(images.tobytes()).hexdigest()
