@@ -1,4 +1,5 @@
-"""Collect `tests/oracle` (torch, diffusers) and `tests/neon` (emulated ARM) only when the command line names them."""
+"""Collect `tests/oracle` (torch, diffusers), `tests/aot` (a linker) and `tests/neon` (emulated ARM) only when the command
+line names them."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ON_REQUEST = ("oracle", "neon")
+ON_REQUEST = ("oracle", "aot", "neon")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import attention_calls
 import matmul_calls
+import norm_calls
 
 from tinydiff_kernels.dispatch import Path
+from tinydiff_kernels.ref.quantise import FLIP
 
 Kernel = Callable[[int, int, int], None]
 
@@ -22,6 +24,8 @@ def _results(kernels: Mapping[str, Kernel], path: Path) -> Iterator[tuple[str, A
             yield name, result
     for result in attention_calls.results(kernels["attention_f32"]):
         yield "attention_f32", result
+    for result in norm_calls.results(kernels, FLIP * path.signed_bytes):
+        yield "norms and elementwise", result
 
 
 def digests(kernels: Mapping[str, Kernel], path: Path) -> dict[str, list[str]]:

@@ -35,21 +35,25 @@ def exports_of(path: dispatch.Path) -> aot.Exports:
     }
 
 
-def build(target: str, output: Path, *, linker: str | None = None) -> None:
-    """Compile, link, and look at what came out. Raises KernelError with what went wrong, OSError where it cannot
-    write."""
+def build(
+    target: str, output: Path, *, linker: str | None = None, paths: Sequence[dispatch.Path] | None = None
+) -> None:
+    """Compile, link, and look at what came out; `paths`: only these. Raises KernelError or OSError."""
     if target not in MACHINES:
         raise KernelError(f"unknown target {target!r}; known: {', '.join(MACHINES)}")
-    machines = {path: aot.Machine.of(path, MACHINES[target]) for path in paths_of(target.split("-")[0])}
-    generic = machines[dispatch.BY_NAME["generic"]]
-    linker = linker or aot.find_linker(generic.triple)
+    machines = {path: aot.Machine.of(path, MACHINES[target]) for path in paths or paths_of(target.split("-")[0])}
+    base = aot.Machine.of(dispatch.BY_NAME["generic"], MACHINES[target])
+    linker = linker or aot.find_linker(base.triple)
     output.parent.mkdir(parents=True, exist_ok=True)
-    objects, wanted = [aot.constant_object(native.SOURCES, source_hash().encode(), generic)], {native.SOURCES}
+    sources = source_hash()
+    objects, wanted = [aot.constant_object(native.SOURCES, sources.encode(), base)], {native.SOURCES}
     for path, machine in machines.items():
         exports = exports_of(path)
         print(f"{path.name}: {len(exports)} kernels", file=sys.stderr, flush=True)
         objects.append(aot.compile_object(exports, machine).object)
         wanted |= set(exports)
+    if source_hash() != sources:
+        raise KernelError("the sources were changed while they were compiled; start again")
     aot.link_shared(objects, output, linker)
     _verify(elf.read(output.read_bytes()), wanted)
 

@@ -200,7 +200,6 @@ class Running:
 
 def running(choice: Choice, operations: Iterable[str] | None = None) -> list[Running]:
     """What runs each operation. Imports no kernel and no Numba."""
-    made_by = "Numba" if checked.asked() or native.library()[0] is None else "library"
     found = []
     for operation in KERNELS if operations is None else operations:
         row, where = find(operation, choice.path)
@@ -208,6 +207,8 @@ def running(choice: Choice, operations: Iterable[str] | None = None) -> list[Run
             why = "one source for all paths"
         else:
             why = f"the source for {row}" + ("" if row == choice.path.name else ", the best row that it can run")
+        ahead = not checked.asked() and native.function(operation, choice.path.name) is not None
+        made_by = "library" if ahead else "Numba"
         found.append(Running(operation, where.split(":")[1], choice.path.name, made_by, why))
     return found
 

@@ -91,11 +91,11 @@ def _load(file: Path) -> tuple[ctypes.CDLL | None, str]:
 
 @lru_cache(maxsize=256)
 def function(operation: str, path: str) -> Kernel | None:
-    """A kernel of the library for a path, or None where there is no library."""
+    """A kernel of the library for a path, or None where there is no library, or one without this path."""
     loaded, _ = library()
-    if loaded is None:
+    found = None if loaded is None else getattr(loaded, symbol(operation, path), None)
+    if found is None:
         return None
-    found = loaded[symbol(operation, path)]
     found.restype, found.argtypes = None, [ctypes.c_int64] * 3
     kernel: Kernel = found
     return kernel

@@ -64,7 +64,7 @@ def test_errors_say_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_row_that_a_path_lacks_falls_to_the_next_below(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {"a": {"avx2": "m:fast", "generic": "m:slow"}, "b": {"neon": "m:neon"}, "c": {"avxvnni": "m:vnni"}}
     monkeypatch.setattr(dispatch, "KERNELS", table)
-    monkeypatch.setattr(native, "library", lambda: (None, "no library"))
+    monkeypatch.setattr(native, "function", lambda operation, path: None)
     monkeypatch.delenv(dispatch.PATH_VARIABLE, raising=False)
 
     def row(operation: str, path: str) -> tuple[str, str]:

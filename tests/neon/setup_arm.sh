@@ -6,7 +6,7 @@
 #
 # DIR/bin/armpy      acts like python3.11 on aarch64, with numpy, pillow and tokenizers: no numba, no llvmlite, as on a phone
 # DIR/bin/armpy-jit  the same with numba
-# DIR/bin/armld      links aarch64 object files
+# DIR/bin/aarch64-linux-gnu-ld, x86_64-linux-gnu-ld: linkers
 # QCPU=cortex-a53|cortex-a76|cortex-a710|... picks the core
 #
 # Needs: apt-get, dpkg, pip. qemu-user comes from Debian 13 because the one in Debian 12 knows no Cortex-A710.
@@ -46,10 +46,11 @@ private_apt qemu amd64 trixie
 (cd "$DIR/debs" && APT_CONFIG=$DIR/apt-qemu/apt.conf apt-get -qq download qemu-user)
 dpkg-deb --fsys-tarfile "$DIR"/debs/qemu-user_*.deb | tar -x -C "$DIR/tools" ./usr/bin/qemu-aarch64
 
-echo "2/4 linker"
+echo "2/4 linkers"
 private_apt tools amd64 bookworm
-(cd "$DIR/debs" && APT_CONFIG=$DIR/apt-tools/apt.conf apt-get -qq download binutils-aarch64-linux-gnu libjansson4)
-for deb in "$DIR"/debs/binutils-aarch64*.deb "$DIR"/debs/libjansson4*.deb; do dpkg -x "$deb" "$DIR/tools"; done
+(cd "$DIR/debs" && APT_CONFIG=$DIR/apt-tools/apt.conf apt-get -qq download \
+  binutils-aarch64-linux-gnu binutils-x86-64-linux-gnu libbinutils libctf0 libjansson4)
+for deb in "$DIR"/debs/binutils-*.deb "$DIR"/debs/lib*.deb; do dpkg -x "$deb" "$DIR/tools"; done
 
 echo "3/4 ARM system and Python"
 private_apt arm64 arm64 bookworm
@@ -77,10 +78,12 @@ WRAPPER
 }
 wrapper armpy "$ROOT/site"
 wrapper armpy-jit "$ROOT/site:$ROOT/site-jit"
-cat > "$DIR/bin/armld" <<WRAPPER
+for arch in aarch64 x86_64; do
+  cat > "$DIR/bin/$arch-linux-gnu-ld" <<WRAPPER
 #!/bin/bash
-LD_LIBRARY_PATH=$DIR/tools/usr/lib/x86_64-linux-gnu exec $DIR/tools/usr/bin/aarch64-linux-gnu-ld.bfd "\$@"
+LD_LIBRARY_PATH=$DIR/tools/usr/lib/x86_64-linux-gnu exec $DIR/tools/usr/bin/$arch-linux-gnu-ld.bfd "\$@"
 WRAPPER
+done
 chmod +x "$DIR"/bin/*
 rm -rf "$DIR/debs" "$DIR"/apt-*
 QCPU=cortex-a710 "$DIR/bin/armpy" -c 'import platform, numpy; print(platform.machine(), "Python", platform.python_version(), "NumPy", numpy.__version__)'
