@@ -1,5 +1,5 @@
-"""Collect `tests/oracle` (torch, diffusers), `tests/aot` (a linker) and `tests/neon` (emulated ARM) only when the command
-line names them."""
+"""Collect `tests/oracle` (torch, diffusers), `tests/aot` (a linker) and `tests/neon` (emulated ARM) only when the
+command line names them."""
 
 from __future__ import annotations
 

@@ -43,13 +43,16 @@ CORES = {
         ["neon"], ["neon", "generic"], ["neon", "generic"], [Picture("float32", 64), Picture("int8", 64)]
     ),
     "cortex-a76": Core(
-        ["dotprod", "neon"], ["dotprod", "neon", "generic"], ["dotprod"], [Picture("int8", 64, threads=2)]
+        ["dotprod", "neon"],
+        ["dotprod", "neon", "generic"],
+        ["dotprod"],
+        [Picture("float32", 64, threads=2), Picture("int8", 128)],
     ),
     "cortex-a710": Core(
         ["dotprod", "i8mm", "neon"],
         ["i8mm", "dotprod", "neon", "generic"],
         ["i8mm"],
-        [Picture("float32", 64, threads=3), Picture("int8", 128)],
+        [Picture("float32", 128), Picture("int8", 64, threads=3)],
     ),
 }
 
