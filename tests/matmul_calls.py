@@ -146,6 +146,10 @@ def results(name: str, kernel: Kernel, *, signed: bool) -> Iterator[Any]:
             activation=activation, threads=3,
         )  # fmt: skip
     yield linear(kernel, x, pack(kind, numbers(6, 42, 40), gated=True), numbers(7, 42), records=records, threads=3)
+    if kind not in QUANTISED:  # channels that are no multiple of four
+        for channels in (1, 43):
+            packed = pack(kind, numbers(13, 18, channels))
+            yield linear(kernel, numbers(14, 29, channels), packed, numbers(15, 18), threads=3)
     image, records = numbers(8, 2 * 9 * 7, 12), None
     if kind in QUANTISED:
         image, records = quantise(image, np.repeat(np.arange(2), 63), signed=signed)

@@ -28,6 +28,7 @@ class Path:
     arch: str | None  # None: any
     features: tuple[str, ...]  # LLVM's names; the CPU must have all of them
     means: str
+    tuned_for: str = ""  # LLVM's name of the core whose timing orders instructions, where compiled ahead of time
 
     @property
     def llvm_features(self) -> str:
@@ -50,8 +51,9 @@ _AVX2 = ("avx2", "fma", "f16c")
 
 PATHS = (  # best first within an architecture
     Path("i8mm", "aarch64", ("neon", "dotprod", "i8mm"), "8-bit matrix products: Cortex-A510, A710, X2 and newer"),
-    Path("dotprod", "aarch64", ("neon", "dotprod"), "8-bit dot products: Cortex-A55, A76, X1"),
-    Path("neon", "aarch64", ("neon",), "every 64-bit ARM: Cortex-A53, A72"),
+    # Tuned for cores that execute in order, where it counts; the others hardly mind (bench/mca.py shows both).
+    Path("dotprod", "aarch64", ("neon", "dotprod"), "8-bit dot products: Cortex-A55, A76, X1", "cortex-a55"),
+    Path("neon", "aarch64", ("neon",), "every 64-bit ARM: Cortex-A53, A72", "cortex-a53"),
     Path(
         "avx512vnni",
         "x86_64",
@@ -69,17 +71,27 @@ BY_NAME = {path.name: path for path in PATHS}
 _MATMUL = "tinydiff_kernels.matmul."
 _F32, _F32_WIDE = _MATMUL + "float32:matmul_f32", _MATMUL + "float32:matmul_f32_wide"
 _F16, _F16_WIDE = _MATMUL + "float32:matmul_f16", _MATMUL + "float32:matmul_f16_wide"
-_I8, _I8_WIDE, _I8_SIGNED = (_MATMUL + "int8:matmul_i8" + end for end in ("", "_wide", "_signed"))
-_OUTER, _I4 = _MATMUL + "outer:matmul_i8_outer", _MATMUL + "int4:matmul_i4"
+_I8, _I8_WIDE, _I8_LANES = (_MATMUL + "int8:matmul_i8" + end for end in ("", "_wide", "_lanes"))
+_OUTER, _PAIRS, _I4 = (
+    _MATMUL + where for where in ("outer:matmul_i8_outer", "pairs:matmul_i8_pairs", "int4:matmul_i4")
+)
 _NORM = "tinydiff_kernels.norm."
 _ATTENTION = "tinydiff_kernels.attention.float32:attention_f32"
 KERNELS: dict[str, dict[str, str]] = {
-    "matmul_f32": {"neon": _F32, "avx512vnni": _F32_WIDE, "avx2": _F32, "generic": _F32},
-    "matmul_f16": {"neon": _F16, "avx512vnni": _F16_WIDE, "avx2": _F16, "generic": _F16},
-    "matmul_i8": {"i8mm": _OUTER, "neon": _I8_SIGNED, "avx512vnni": _I8_WIDE, "avx2": _I8, "generic": _I8},
+    "matmul_f32": {"neon": _F32 + "_lanes", "avx512vnni": _F32_WIDE, "avx2": _F32, "generic": _F32},
+    "matmul_f16": {"neon": _F16 + "_lanes", "avx512vnni": _F16_WIDE, "avx2": _F16, "generic": _F16},
+    "matmul_i8": {
+        "i8mm": _OUTER,
+        "dotprod": _I8_LANES,
+        "neon": _PAIRS,
+        "avx512vnni": _I8_WIDE,
+        "avx2": _I8,
+        "generic": _I8,
+    },
     "matmul_i8_limited": {
         "i8mm": _OUTER,
-        "neon": _I8_SIGNED,
+        "dotprod": _I8_LANES,
+        "neon": _PAIRS,
         "avx512vnni": _I8_WIDE,
         "avxvnni": _I8,
         "avx2": _I8 + "_limited",

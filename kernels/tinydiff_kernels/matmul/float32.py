@@ -7,9 +7,25 @@ reads 64 bytes of B (32 as halves, widened exactly) and 4 bytes of each row of A
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from tinydiff_kernels.matmul.epilogue import finisher, float_value, tiled
-from tinydiff_kernels.matmul.tiles import eight_rows, six_rows
-from tinydiff_kernels.simd import Vector, composed, f32x16, f32x32, fma, half_to_float, load, load_splat, u16x16
+from tinydiff_kernels.matmul.tiles import by_lane, eight_rows, six_rows
+from tinydiff_kernels.simd import (
+    Vector,
+    combine,
+    composed,
+    f32x4,
+    f32x16,
+    f32x32,
+    fma,
+    half_to_float,
+    load,
+    load_splat,
+    splat_lane,
+    u16x16,
+)
 
 
 @composed(lambda sums, *_: sums)
@@ -32,7 +48,22 @@ def half_weights(address: int) -> Vector:
     return half_to_float(load(u16x16, address, 0))
 
 
+def lane_of_float(lane: int) -> Callable[..., Any]:
+    """`accumulate(sums, row, weights)` by one of the four floats of a row's register."""
+
+    @composed(lambda sums, *_: sums)
+    def multiply_add_lane(sums: Vector, row: Vector, weights: Vector) -> Vector:
+        value = splat_lane(row, lane)
+        pair = combine(value, value)
+        return fma(combine(pair, pair), weights, sums)
+
+    return multiply_add_lane
+
+
+_LANES = [lane_of_float(lane) for lane in range(4)]
 _finish = finisher(float_value)
+_f32_lanes = tiled(by_lane(f32x16, f32x4, multiply_add_16, _LANES, float_weights, 64), _finish, 4, 1)
+_f16_lanes = tiled(by_lane(f32x16, f32x4, multiply_add_16, _LANES, half_weights, 32), _finish, 4, 1)
 _f32_6x16 = tiled(six_rows(f32x16, multiply_add_16, float_weights, 64), _finish, 6, 1)
 _f32_8x32 = tiled(eight_rows(f32x32, multiply_add_32, float_weights, 64), _finish, 8, 2)
 _f16_6x16 = tiled(six_rows(f32x16, multiply_add_16, half_weights, 32), _finish, 6, 1)
@@ -57,3 +88,13 @@ def matmul_f16(desc: int, counter: int, cancel: int) -> None:
 def matmul_f16_wide(desc: int, counter: int, cancel: int) -> None:
     """Tile 8 x 32, weights in half precision."""
     _f16_8x32(desc, counter, cancel)
+
+
+def matmul_f32_lanes(desc: int, counter: int, cancel: int) -> None:
+    """Tile 6 x 16 on NEON: four steps are 96 fmla by lane, 6 loads of activations and 8 of weights."""
+    _f32_lanes(desc, counter, cancel)
+
+
+def matmul_f16_lanes(desc: int, counter: int, cancel: int) -> None:
+    """The same, weights in half precision."""
+    _f16_lanes(desc, counter, cancel)

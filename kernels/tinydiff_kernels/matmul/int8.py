@@ -11,18 +11,25 @@ whose pairs keep |w[2i]| + |w[2i + 1]| <= 128, which AVX2 multiplies nearly twic
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
-from tinydiff_kernels.matmul.tiles import eight_rows, six_rows
+from tinydiff_kernels.matmul.tiles import by_lane, eight_rows, six_rows
 from tinydiff_kernels.simd import (
     Vector,
+    combine,
     composed,
     dot,
     dot_limited,
     i8x64,
+    i32x4,
     i32x16,
     i32x32,
     load,
     load_group,
+    reinterpret,
+    splat_lane,
     u8x64,
     u8x128,
 )
@@ -53,11 +60,24 @@ def byte_weights(address: int) -> Vector:
     return load(i8x64, address, 0)
 
 
+def lane_of_group(lane: int) -> Callable[..., Any]:
+    """`accumulate(sums, row, weights)` by one of the four groups of four bytes of a row's register."""
+
+    @composed(lambda sums, *_: sums)
+    def dot_lane(sums: Vector, row: Vector, weights: Vector) -> Vector:
+        group = splat_lane(row, lane)
+        pair = combine(group, group)
+        return dot(sums, weights, reinterpret(i8x64, combine(pair, pair)))
+
+    return dot_lane
+
+
+_LANES = [lane_of_group(lane) for lane in range(4)]
 _finish = finisher(dequantised_value)
+_signed_lanes = tiled(by_lane(i32x16, i32x4, signed_16, _LANES, byte_weights, 64), _finish, 4, 1)
 _unsigned_6x16 = tiled(six_rows(i32x16, unsigned_16, byte_weights, 64), _finish, 6, 1)
 _limited_6x16 = tiled(six_rows(i32x16, limited_16, byte_weights, 64), _finish, 6, 1)
 _unsigned_8x32 = tiled(eight_rows(i32x32, unsigned_32, byte_weights, 64), _finish, 8, 2)
-_signed_6x16 = tiled(six_rows(i32x16, signed_16, byte_weights, 64), _finish, 6, 1)
 
 
 def matmul_i8(desc: int, counter: int, cancel: int) -> None:
@@ -75,6 +95,6 @@ def matmul_i8_wide(desc: int, counter: int, cancel: int) -> None:
     _unsigned_8x32(desc, counter, cancel)
 
 
-def matmul_i8_signed(desc: int, counter: int, cancel: int) -> None:
-    """Tile 6 x 16 of signed activations: a step is 24 sdot, 6 ld1r and 2 ldp on NEON."""
-    _signed_6x16(desc, counter, cancel)
+def matmul_i8_lanes(desc: int, counter: int, cancel: int) -> None:
+    """Tile 4 x 16 of signed activations: four steps are 64 sdot by lane, 4 loads of activations and 8 of weights."""
+    _signed_lanes(desc, counter, cancel)
