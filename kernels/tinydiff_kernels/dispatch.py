@@ -98,7 +98,8 @@ KERNELS: dict[str, dict[str, str]] = {
         "generic": _I8,
     },
     "matmul_i4": {
-        "neon": _I4 + "_signed",
+        "dotprod": _I4 + "_lanes",
+        "neon": _MATMUL + "int4_pairs:matmul_i4_pairs",
         "avx512vnni": _I4,
         "avxvnni": _I4,
         "avx2": _I4 + "_narrow",

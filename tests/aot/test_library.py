@@ -17,21 +17,13 @@ import kernel_calls
 import pytest
 from kernel_calls import Picture
 
-from tinydiff_kernels import aot, build_aot, cpu, dispatch, elf, native, source_hash
+from tinydiff_kernels import aot, cpu, dispatch, elf, native, source_hash
 from tinydiff_kernels.errors import KernelError
 
 ROOT = Path(__file__).parents[2]
 ROOTS = [str(ROOT / part) for part in (".", "kernels", "weights", "tests")]
 BEST = dispatch.available()[0]
 PICTURES = [Picture("float32", 64), Picture("int8", 64, threads=2)]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For this machine, its best path only: all paths of ARM are built and run in tests/neon."""
-    output = tmp_path_factory.mktemp("native") / "kernels.so"
-    build_aot.build(native.target(), output, paths=[BEST])
-    return output
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +39,7 @@ def forgetful() -> Iterator[None]:
 def loaded(monkeypatch: pytest.MonkeyPatch, named: str) -> str:
     """What is said of a library that TINYDIFF_NATIVE names."""
     monkeypatch.setenv(native.NATIVE_VARIABLE, named)
+    native.library.cache_clear()
     return native.library()[1]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from tinydiff_kernels.epilogue import nothing
 from tinydiff_kernels.matmul.descriptor import GROUP_SCALES, INPUT, ROWS, STEPS, TAP_COUNT, TAPS, WEIGHTS
 from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
+from tinydiff_kernels.matmul.int8 import LANES
 from tinydiff_kernels.simd import (
     Vector,
     combine,
@@ -27,6 +28,7 @@ from tinydiff_kernels.simd import (
     i8x64,
     i16x16,
     i16x32,
+    i32x4,
     i32x16,
     i64,
     load,
@@ -45,6 +47,7 @@ from tinydiff_kernels.simd import (
 )
 
 Function = Callable[..., Any]
+lane_0, lane_1, lane_2, lane_3 = LANES
 
 
 @composed(lambda address: i8x64)
@@ -62,11 +65,6 @@ def high_weights(address: int) -> Vector:
 @composed(lambda sums, *_: sums)
 def unsigned_dot(sums: Vector, address: int, offset: int, weights: Vector) -> Vector:
     return dot(sums, load_group(u8x64, address, offset), weights)
-
-
-@composed(lambda sums, *_: sums)
-def signed_dot(sums: Vector, address: int, offset: int, weights: Vector) -> Vector:
-    return dot(sums, load_group(i8x64, address, offset), weights)
 
 
 @composed(lambda sums, *_: sums)
@@ -141,9 +139,43 @@ def grouped(kind: Any, accumulate: Function, scales_of: Function, add: Function)
     return multiply
 
 
+@composed(nothing)
+def multiply_by_lane(desc: int, tile: int, panel: int, panels: int, scratch: int) -> None:
+    """`multiply` for a tile of 4 x 16 on NEON, whose dot products take one lane: see `tiles.by_lane`."""
+    base, rows = load(i64, desc, INPUT), load(i64, desc, ROWS) + 32 * tile
+    a0, a1 = base + load(i64, rows, 0), base + load(i64, rows, 8)
+    a2, a3 = base + load(i64, rows, 16), base + load(i64, rows, 24)
+    taps, tap_count, steps = load(i64, desc, TAPS), load(i64, desc, TAP_COUNT), load(i64, desc, STEPS)
+    b = load(i64, desc, WEIGHTS) + 32 * steps * tap_count * panel
+    scale = load(i64, desc, GROUP_SCALES) + 2 * steps * tap_count * panel
+    for row in range(4):
+        store(scratch, 64 * row, zero(i32x16))
+    for t in range(tap_count):
+        start = load(i64, taps, 8 * t)
+        for group in range(start, start + 4 * steps, 32):
+            c0, c1, c2, c3 = zero(i32x16), zero(i32x16), zero(i32x16), zero(i32x16)
+            for at in range(group, group + 32, 16):
+                r0, r1, r2, r3 = load(i32x4, a0, at), load(i32x4, a1, at), load(i32x4, a2, at), load(i32x4, a3, at)
+                w = low_weights(b)
+                c0, c1, c2, c3 = lane_0(c0, r0, w), lane_0(c1, r1, w), lane_0(c2, r2, w), lane_0(c3, r3, w)
+                w = high_weights(b)
+                c0, c1, c2, c3 = lane_1(c0, r0, w), lane_1(c1, r1, w), lane_1(c2, r2, w), lane_1(c3, r3, w)
+                w = low_weights(b + 64)
+                c0, c1, c2, c3 = lane_2(c0, r0, w), lane_2(c1, r1, w), lane_2(c2, r2, w), lane_2(c3, r3, w)
+                w = high_weights(b + 64)
+                c0, c1, c2, c3 = lane_3(c0, r0, w), lane_3(c1, r1, w), lane_3(c2, r2, w), lane_3(c3, r3, w)
+                b += 128
+            s = wide_scales(scale)
+            add_scaled(c0, s, scratch)
+            add_scaled(c1, s, scratch + 64)
+            add_scaled(c2, s, scratch + 128)
+            add_scaled(c3, s, scratch + 192)
+            scale += 16
+
+
 _finish = finisher(dequantised_value)
 _unsigned = tiled(grouped(i32x16, unsigned_dot, wide_scales, add_scaled), _finish, 6, 1)
-_signed = tiled(grouped(i32x16, signed_dot, wide_scales, add_scaled), _finish, 6, 1)
+_lanes = tiled(multiply_by_lane, _finish, 4, 1)
 _narrow = tiled(grouped(i16x32, pairs_in_16_bits, paired_scales, add_scaled_pairs), _finish, 6, 1)
 
 
@@ -152,11 +184,11 @@ def matmul_i4(desc: int, counter: int, cancel: int) -> None:
     _unsigned(desc, counter, cancel)
 
 
-def matmul_i4_signed(desc: int, counter: int, cancel: int) -> None:
-    """Signed activations (ARM), sums in 32 bits."""
-    _signed(desc, counter, cancel)
-
-
 def matmul_i4_narrow(desc: int, counter: int, cancel: int) -> None:
     """Unsigned activations, sums in 16 bits (AVX2)."""
     _narrow(desc, counter, cancel)
+
+
+def matmul_i4_lanes(desc: int, counter: int, cancel: int) -> None:
+    """Signed activations by lane (ARM with dot products), sums in 32 bits."""
+    _lanes(desc, counter, cancel)

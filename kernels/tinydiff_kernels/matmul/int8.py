@@ -72,9 +72,9 @@ def lane_of_group(lane: int) -> Callable[..., Any]:
     return dot_lane
 
 
-_LANES = [lane_of_group(lane) for lane in range(4)]
+LANES = [lane_of_group(lane) for lane in range(4)]
 _finish = finisher(dequantised_value)
-_signed_lanes = tiled(by_lane(i32x16, i32x4, signed_16, _LANES, byte_weights, 64), _finish, 4, 1)
+_signed_lanes = tiled(by_lane(i32x16, i32x4, signed_16, LANES, byte_weights, 64), _finish, 4, 1)
 _unsigned_6x16 = tiled(six_rows(i32x16, unsigned_16, byte_weights, 64), _finish, 6, 1)
 _limited_6x16 = tiled(six_rows(i32x16, limited_16, byte_weights, 64), _finish, 6, 1)
 _unsigned_8x32 = tiled(eight_rows(i32x32, unsigned_32, byte_weights, 64), _finish, 8, 2)
