@@ -42,7 +42,6 @@ class Machine:
     cpu: str
     features: str
     checked: bool = False
-    tuned_for: str = ""
 
     @classmethod
     def of(cls, path: dispatch.Path, target: str, *, checked: bool = False) -> Machine:
@@ -52,7 +51,7 @@ class Machine:
         arch = target.split("-")[0]
         if path.arch not in (None, arch):
             raise KernelError(f"the path {path.name} does not exist on {arch}")
-        return cls(TRIPLES[target], path.llvm_cpu(arch), path.llvm_features, checked, path.tuned_for)
+        return cls(TRIPLES[target], path.llvm_cpu(arch), path.llvm_features, checked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +71,11 @@ class Compiled:
 class _Library(codegen.AOTCodeLibrary):  # type: ignore[misc]
     """Compiled functions, none of which may call the C library.
 
-    "no-builtins": a loop that stores zeros must stay one. LLVM would make it a call of memset. "tune-cpu": the core
-    whose timing orders instructions; it changes no result and needs no feature.
+    "no-builtins": a loop that stores zeros must stay one. LLVM would make it a call of memset.
     """
 
     def add_llvm_module(self, module: Any) -> None:
-        tuned_for = self._codegen.machine.tuned_for
-        attributes = '"no-builtins"' + (f' "tune-cpu"="{tuned_for}"' if tuned_for else "")
-        text = re.sub(r"^(define .*) \{$", rf"\1 {attributes} {{", str(module), flags=re.MULTILINE)
+        text = re.sub(r"^(define .*) \{$", r'\1 "no-builtins" {', str(module), flags=re.MULTILINE)
         super().add_llvm_module(llvm.parse_assembly(text))
 
 

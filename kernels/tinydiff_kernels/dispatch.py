@@ -28,7 +28,6 @@ class Path:
     arch: str | None  # None: any
     features: tuple[str, ...]  # LLVM's names; the CPU must have all of them
     means: str
-    tuned_for: str = ""  # LLVM's name of the core whose timing orders instructions, where compiled ahead of time
 
     @property
     def llvm_features(self) -> str:
@@ -51,9 +50,8 @@ _AVX2 = ("avx2", "fma", "f16c")
 
 PATHS = (  # best first within an architecture
     Path("i8mm", "aarch64", ("neon", "dotprod", "i8mm"), "8-bit matrix products: Cortex-A510, A710, X2 and newer"),
-    # Tuned for cores that execute in order, where it counts; the others hardly mind (bench/mca.py shows both).
-    Path("dotprod", "aarch64", ("neon", "dotprod"), "8-bit dot products: Cortex-A55, A76, X1", "cortex-a55"),
-    Path("neon", "aarch64", ("neon",), "every 64-bit ARM: Cortex-A53, A72", "cortex-a53"),
+    Path("dotprod", "aarch64", ("neon", "dotprod"), "8-bit dot products: Cortex-A55, A76, X1"),
+    Path("neon", "aarch64", ("neon",), "every 64-bit ARM: Cortex-A53, A72"),
     Path(
         "avx512vnni",
         "x86_64",
