@@ -80,6 +80,8 @@ def retrieval(bench: Bench) -> dict[str, float]:
 
 def held_out_pairs(bench: Bench) -> dict[str, float]:
     items = [Item(c, s) for c, s in bench.dataset.hidden]
+    if not items:
+        return {"concept": 0.0, "style": 0.0, "pictures": 0}
     pictures = bench.draw([bench.prompt(item) for item in items], 1000)
     return agreement(bench.judge, pictures, items) | {"pictures": len(items)}
 

@@ -24,10 +24,12 @@ import vocab
 from captions import caption_frames, english
 from compose import COLOURS
 from dataset import Dataset, cached_latents
+from decoder import DecoderTraining, train_decoder
 from denoiser import DenoiserTraining, make_unet, train_denoiser
 from device import DEVICE, describe_device
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from export import export, make_pipeline
+from few_steps import few_steps_stage
 from paths import Log, save_atomically, work_folder
 from samples import draw_grid
 from text_encoder import Distillation, Teacher, distil, make_text_encoder, texts_to_learn
@@ -36,7 +38,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from vae import VaeTraining, encode_all, encode_batch, make_vae, normalise_latents, psnr, train_vae
 
 VOCABULARY = 8192  # tokens: 512 single bytes, the merges, start and end
-SHARES = {"vae": 0.25, "text": 0.07, "denoiser": 0.63, "tiny": 0.05}  # of the minutes
+SHARES = {"vae": 0.22, "text": 0.06, "denoiser": 0.52, "decoder": 0.06, "tiny": 0.05, "few": 0.09}  # of the minutes
 
 
 def tokenizer_stage(packages: Path, dataset: Dataset, words: list[str], folder: Path) -> CLIPTokenizer:
@@ -50,7 +52,10 @@ def tokenizer_stage(packages: Path, dataset: Dataset, words: list[str], folder: 
 
 
 def text_stage(packages: Path, dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
-    """The tokenizer, then the text encoder's distillation."""
+    """The tokenizer, then the text encoder's distillation, unless its final file exists."""
+    final = folder / "text_final.pt"
+    if final.exists():
+        return
     teacher = Teacher(packages)
     tokenizer = tokenizer_stage(packages, dataset, teacher.words(), folder)
     texts = texts_to_learn(dataset.concepts, packages, teacher.words())
@@ -58,7 +63,8 @@ def text_stage(packages: Path, dataset: Dataset, minutes: float, folder: Path, l
     if not stored.exists():
         save_atomically({"embeddings": teacher.embed(texts)}, stored)
     embeddings = torch.load(stored, weights_only=True)["embeddings"]
-    distil(Distillation(tokenizer, folder), texts, embeddings, minutes, log)
+    student = distil(Distillation(tokenizer, folder), texts, embeddings, minutes, log)
+    save_atomically(student.state_dict(), final)
 
 
 def vae_stage(dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
@@ -131,8 +137,8 @@ def main(arguments: list[str]) -> None:
         text_stage(options.icons, dataset, minutes["text"], folder, log)
         tokenizer, vae = CLIPTokenizer.from_pretrained(folder / "tokenizer"), finished_vae(folder)
         text_encoder, unet = make_text_encoder(tokenizer), make_unet(vae.config.latent_channels)
-        distilled = torch.load(folder / "text_encoder.pt", weights_only=True, map_location=DEVICE)
-        text_encoder.load_state_dict(distilled["student"])
+        distilled = torch.load(folder / "text_final.pt", weights_only=True, map_location=DEVICE)
+        text_encoder.load_state_dict(distilled)
     else:
         tokenizer, text_encoder, vae, unet = start_from(options.start, folder)
         minutes["denoiser"] += minutes["vae"] + minutes["text"]
@@ -144,8 +150,12 @@ def main(arguments: list[str]) -> None:
 
     training = DenoiserTraining(tokenizer, text_encoder, unet, folder)
     train_denoiser(training, dataset, latents, minutes["denoiser"], log, save_grid)
+    train_decoder(DecoderTraining(folder), dataset, minutes["decoder"], log)
+    vae = finished_vae(folder)
     tiny = train_tiny(TinyTraining(vae, folder), dataset, minutes["tiny"], log)
-    export(training, vae, tiny, folder / "tokenizer", options.to or folder / "export")
+    target = options.to or folder / "export"
+    export(training, vae, tiny, folder / "tokenizer", target)
+    few_steps_stage(target, dataset, minutes["few"], folder, log)
 
 
 if __name__ == "__main__":
