@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from compose import Scene
 from icons import STYLES, read_package
-from paths import HERE
+
+HERE = Path(__file__).resolve().parent
 
 TEMPLATES = ("{a} {name}", "{name}", "{name}", "{a} {name} icon", "a picture of {a} {name}", "an emoji of {a} {name}")
 BACKGROUNDS = ("{base} on a {colour} background", "{base} on {colour}", "{base}, {colour} background")
