@@ -1,9 +1,9 @@
-"""Write the trained model as a diffusers folder in fp16, with its model card, licences and defaults.
+"""Write the trained model as a diffusers folder in fp16, with its sibling, model card, licences and defaults.
 
-    python export.py --run first_light        # from the checkpoints in the cache to ../tinydiff_weights/default
+    python export.py --run default --to FOLDER        # from the checkpoints in the cache, finished or not
 
-Works on any checkpoint, finished or not. Nothing else is needed to load it:
-`StableDiffusionPipeline.from_pretrained(folder).to(torch.float32)`.
+Nothing else is needed to load it: `StableDiffusionPipeline.from_pretrained(FOLDER).to(torch.float32)`. Weights larger
+than SHARD are split with an index, as diffusers does.
 """
 
 from __future__ import annotations
@@ -15,30 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from denoiser import DenoiserTraining
-from diffusers import AutoencoderKL, StableDiffusionPipeline
-from paths import DEFAULT_MODEL, HERE, work_folder
+from denoiser import DenoiserTraining, make_scheduler
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
+from paths import HERE
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTokenizer
-from vae import make_vae
 
-MAX_BYTES = 12_000_000  # of the whole folder
+MAX_BYTES = 56_000_000  # of the whole folder
+SHARD = "15MB"  # of one file
 DEFAULTS: dict[str, Any] = {  # what the pipeline uses when the caller says nothing
     "num_inference_steps": 20,
-    "guidance_scale": 2.0,
+    "guidance_scale": 3.0,
     "width": 128,
     "height": 128,
-    "prompt_examples": ["a red apple", "fish, noto", "a cat, flat", "a rocket"],
+    "prompt_examples": ["a red apple", "fish, noto", "a cat, flat", "a cat left of a dog"],
 }
-
-
-def finished_vae(folder: Path) -> AutoencoderKL:
-    """The autoencoder after training with its latents normalised (written by first_light.py)."""
-    state = torch.load(folder / "vae_final.pt", weights_only=True)
-    vae = make_vae()
-    vae.load_state_dict(state["vae"])
-    vae.register_to_config(scaling_factor=state["scaling_factor"])
-    return vae.eval()
 
 
 def make_pipeline(vae: AutoencoderKL, training: DenoiserTraining) -> StableDiffusionPipeline:
@@ -48,7 +38,7 @@ def make_pipeline(vae: AutoencoderKL, training: DenoiserTraining) -> StableDiffu
         text_encoder=training.text_encoder,
         tokenizer=training.tokenizer,
         unet=training.unet,
-        scheduler=training.scheduler,
+        scheduler=make_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -62,16 +52,22 @@ def use_published_names(path: Path) -> None:
     save_file(renamed, path, {"format": "pt"})
 
 
-def write_folder(pipeline: StableDiffusionPipeline, tokenizer_files: Path, target: Path) -> None:
-    """The diffusers layout, every tensor fp16; the tokenizer in CLIP's original two files."""
-    for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
+def write_folder(
+    pipeline: StableDiffusionPipeline, tiny: AutoencoderTiny | None, tokenizer_files: Path, target: Path
+) -> None:
+    """The diffusers layout, every tensor fp16; the tokenizer in CLIP's original two files; the sibling in `taesd`."""
+    for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler", "taesd"):
         shutil.rmtree(target / part, ignore_errors=True)
     target.mkdir(parents=True, exist_ok=True)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(target, safe_serialization=True)
+    shutil.rmtree(target / "unet")
+    pipeline.unet.save_pretrained(target / "unet", max_shard_size=SHARD)
     use_published_names(target / "text_encoder" / "model.safetensors")
     shutil.rmtree(target / "tokenizer")
     shutil.copytree(tokenizer_files, target / "tokenizer")
+    if tiny is not None:
+        tiny.to(dtype=torch.float16).save_pretrained(target / "taesd")
     (target / "tinydiff.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
     for name in ("MODEL_CARD.md", "LICENSES.md"):
         shutil.copyfile(HERE / "ship" / name, target / name)
@@ -83,24 +79,25 @@ def write_folder(pipeline: StableDiffusionPipeline, tokenizer_files: Path, targe
     print(f"{target}: {total:,} bytes")
 
 
-def export(run: str, target: Path) -> None:
-    folder = work_folder(run)
-    if not (folder / "denoiser.pt").exists():
-        raise SystemExit(f"{folder}: no denoiser.pt yet; run first_light.py first")
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    training = DenoiserTraining(tokenizer, folder)
+def export(
+    training: DenoiserTraining, vae: AutoencoderKL, tiny: AutoencoderTiny | None, tokenizer_files: Path, target: Path
+) -> None:
+    """Write the averaged weights; the networks are fp16 afterwards, so this comes last."""
     training.average.swap()
-    write_folder(make_pipeline(finished_vae(folder), training), folder / "tokenizer", target)
+    write_folder(make_pipeline(vae, training), tiny, tokenizer_files, target)
     print(f"after {training.step} steps, {training.spent / 60:.0f} minutes")
 
 
 def main() -> None:
+    from train import open_run
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", default="first_light", help="name of the run's folder in the cache")
-    parser.add_argument("--to", type=Path, default=DEFAULT_MODEL, help="the folder to write")
-    arguments = parser.parse_args()
+    parser.add_argument("--run", default="default", help="name of the run's folder in the cache")
+    parser.add_argument("--to", type=Path, required=True, help="the folder to write")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    export(arguments.run, arguments.to)
+    training, vae, tiny, tokenizer_files = open_run(options.run)
+    export(training, vae, tiny, tokenizer_files, options.to)
 
 
 if __name__ == "__main__":

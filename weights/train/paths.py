@@ -46,15 +46,17 @@ class Log:
 class Budget:
     """Training time that survives interruptions: `spent` seconds are stored in the checkpoint.
 
+    On a CPU the seconds are the process's own (a machine shared or paused costs nothing); with CUDA, wall-clock.
     `fraction` runs from 0 to 1 over `minutes`; schedules of the learning rate are functions of it.
     """
 
     def __init__(self, minutes: float, spent: float = 0.0) -> None:
-        self.total, self._before, self._start = minutes * 60.0, spent, time.monotonic()
+        self._clock = time.monotonic if torch.cuda.is_available() else time.process_time
+        self.total, self._before, self._start = minutes * 60.0, spent, self._clock()
 
     @property
     def spent(self) -> float:
-        return self._before + time.monotonic() - self._start
+        return self._before + self._clock() - self._start
 
     @property
     def fraction(self) -> float:

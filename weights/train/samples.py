@@ -1,6 +1,6 @@
 """A labelled grid of pictures, drawn by diffusers' own pipeline: from a training run or from an exported folder.
 
-python samples.py ../tinydiff_weights/default samples.png --guidance 2 --steps 20
+python samples.py ../tinydiff_weights/default samples.png --guidance 3 --steps 20
 """
 
 from __future__ import annotations
@@ -8,16 +8,50 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 PROMPTS = (
-    "a red apple", "fish, noto", "a cat, flat", "a rocket",
-    "a snowman, noto", "a slice of pizza", "an owl, flat", "a red heart",
-    "a cactus, noto", "a car", "rainbow", "an octopus, flat",
+    "a red apple", "fish, noto", "a cat, flat", "a rocket, fluent", "a snowman, noto", "a slice of pizza",
+    "an owl, flat", "a red heart", "a cactus, twemoji", "a car", "rainbow", "an octopus, flat",
+    "a locomotive, noto", "an axe, fluent", "a mouse face", "a dolphin, twemoji", "a key on a blue background",
+    "a cat left of a dog", "a sun above a house, noto", "a big pizza and a small mushroom, flat",
+    "a duck on yellow, fluent", "a parrot", "a wolf, noto", "a chair",
 )  # fmt: skip
 COLUMNS, LABEL = 6, 14
+
+
+def draw_pictures(
+    pipeline: StableDiffusionPipeline, prompts: list[str], seeds: list[int], *, steps: int, guidance: float
+) -> list[Image.Image]:
+    """One picture a prompt, each with its own generator, in batches of 32."""
+    pipeline.set_progress_bar_config(disable=True)
+    pictures: list[Image.Image] = []
+    for at in range(0, len(prompts), 32):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[at : at + 32]]
+        pictures += pipeline(
+            prompts[at : at + 32],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            width=128,
+            height=128,
+            generator=generators,
+        ).images
+    return pictures
+
+
+def lay_out(pictures: list[Image.Image], labels: list[str], columns: int) -> Image.Image:
+    """Pictures in rows, each with its label below."""
+    rows = -(-len(pictures) // columns)
+    grid = Image.new("RGB", (columns * 128, rows * (128 + LABEL)), "white")
+    pen = ImageDraw.Draw(grid)
+    for index, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
+        x, y = index % columns * 128, index // columns * (128 + LABEL)
+        grid.paste(picture, (x, y))
+        pen.text((x + 2, y + 128), label[:24], fill="black")
+    return grid
 
 
 def draw_grid(
@@ -25,29 +59,33 @@ def draw_grid(
     prompts: tuple[str, ...] = PROMPTS,
     *,
     steps: int = 20,
-    guidance: float = 2.0,
+    guidance: float = 3.0,
     seed: int = 0,
     columns: int = COLUMNS,
 ) -> Image.Image:
-    """One picture a prompt, each with its own generator (seed, seed + 1, ...), its prompt written below."""
-    pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(seed + index) for index in range(len(prompts))]
-    pictures = pipeline(
-        list(prompts),
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        width=128,
-        height=128,
-        generator=generators,
-    ).images
-    rows = -(-len(prompts) // columns)
-    grid = Image.new("RGB", (columns * 128, rows * (128 + LABEL)), "white")
-    pen = ImageDraw.Draw(grid)
-    for index, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
-        x, y = index % columns * 128, index // columns * (128 + LABEL)
-        grid.paste(picture, (x, y))
-        pen.text((x + 4, y + 128), prompt, fill="black")
-    return grid
+    """One picture a prompt, seeds counting up from `seed`."""
+    seeds = [seed + index for index in range(len(prompts))]
+    return lay_out(
+        draw_pictures(pipeline, list(prompts), seeds, steps=steps, guidance=guidance), list(prompts), columns
+    )
+
+
+def load_pipeline(model: Path) -> StableDiffusionPipeline:
+    """An exported folder in float32."""
+    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
+    return pipeline.to(torch.float32)
+
+
+def save_small(grid: Image.Image, path: Path, limit: int = 1_000_000) -> None:
+    """A PNG below `limit` bytes: with 256 colours where all would be too many."""
+    grid.save(path, optimize=True)
+    if path.stat().st_size >= limit:
+        grid.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def to_array(pictures: list[Image.Image]) -> np.ndarray:
+    """uint8 [N, H, W, 3]."""
+    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
 def main() -> None:
@@ -55,17 +93,16 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a diffusers folder")
     parser.add_argument("output", type=Path, help="the picture to write")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--prompt", action="append", help="instead of the built-in twelve; may be given repeatedly")
-    arguments = parser.parse_args()
+    parser.add_argument("--prompt", action="append", help="instead of the built-in ones; may be given repeatedly")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        arguments.model, safety_checker=None, requires_safety_checker=False
-    ).to(torch.float32)
-    prompts = tuple(arguments.prompt or PROMPTS)
-    grid = draw_grid(pipeline, prompts, steps=arguments.steps, guidance=arguments.guidance, seed=arguments.seed)
-    grid.save(arguments.output, optimize=True)
+    prompts = tuple(options.prompt or PROMPTS)
+    grid = draw_grid(
+        load_pipeline(options.model), prompts, steps=options.steps, guidance=options.guidance, seed=options.seed
+    )
+    save_small(grid, options.output)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
+from heapq import heappop, heappush
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,23 +54,27 @@ def learn_merges(texts: list[str], count: int) -> list[tuple[str, str]]:
     """The `count` most frequent merges, greedily; ties go to the alphabetically first pair. Stops at pairs seen once.
 
     `pairs` counts neighbours over all words and `homes` knows which words hold a pair, so that a merge touches
-    only the words it changes.
+    only the words it changes; `queue` has the most frequent pair first.
     """
     table = byte_table()
     words = Counter(spell(word, table) for text in texts for word in WORDS.findall(text.lower()))
     pairs: Counter[tuple[str, str]] = Counter()
     homes: defaultdict[tuple[str, str], set[Symbols]] = defaultdict(set)
+    queue: list[tuple[int, tuple[str, str]]] = []  # (-count, pair), old counts among them
 
     def account(word: Symbols, seen: int) -> None:
         for pair in pairwise(word):
             pairs[pair] += seen
             homes[pair].add(word)
+            heappush(queue, (-pairs[pair], pair))
 
     for word, seen in words.items():
         account(word, seen)
     merges: list[tuple[str, str]] = []
-    while len(merges) < count and pairs:
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+    while len(merges) < count and queue:
+        often, best = heappop(queue)
+        if pairs[best] != -often:
+            continue  # an old count of this pair
         if pairs[best] < 2:
             break
         merges.append(best)

