@@ -177,7 +177,8 @@ def test_the_workspace_is_as_large_as_it_says_and_needs_no_preparation() -> None
                 strides=descriptor.Strides(*(array.strides[0] for array in (q, k, v, out))),
                 workspace=space.ctypes.data + 128,
             )
-            call.pool.run(kernel(path), filled(descriptor.WORDS, fields), threads=1)
+            with checked.buffers(q, k, v, writable=(out, space)):
+                call.pool.run(kernel(path), filled(descriptor.WORDS, fields), threads=1)
             np.testing.assert_array_equal(out, expected)
             assert (space[:128] == 0xFF).all()
             assert (space[-128:] == 0xFF).all()
