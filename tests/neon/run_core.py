@@ -49,10 +49,9 @@ for path in expected["vector libraries"]:
     assert None not in kernels.values(), native.library()[1]
     for operation, made in kernel_calls.digests(kernels, dispatch.BY_NAME[path]).items():
         calls += len(made)
-        bad += [
-            f"{path}: {operation} {i}" for i, digest in enumerate(made) if digest != expected["kernels"][operation][i]
-        ]
-        mark(f"{path}: {operation}")
+        wanted = expected["kernels"][operation]
+        bad += [f"{path}: {operation} {i}" for i, digest in enumerate(made) if digest != wanted[i]]
+    mark(f"{path}: kernels")
 
 for spec, digest in expected["pictures"].items():
     if kernel_calls.picture_digest(spec) != digest:
