@@ -176,7 +176,7 @@ def train_few_steps(training: FewSteps, dataset: Dataset, latents: torch.Tensor,
 def few_steps_stage(model: Path, dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
     """Distil the exported folder `model` on the run's latents; the additions are written into it."""
     scale = json.loads((model / "vae" / "config.json").read_text())["scaling_factor"]
-    latents = torch.load(folder / "latents.pt", weights_only=True)["latents"] * scale
+    latents = torch.load(folder / "latents.pt", weights_only=True)["latents"].float() * scale
     training = FewSteps(model, folder)
     train_few_steps(training, dataset, latents, minutes, log)
     training.export(model / "few_steps.safetensors")
