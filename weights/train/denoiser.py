@@ -121,6 +121,7 @@ class DenoiserTraining:
         self.text_encoder.load_state_dict(state["text_encoder"])
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
+        self.optimizers[1].param_groups[1]["relative"] = TEXT_RATE  # of this version, not of the checkpoint's
         self.average.values = state["average"]
         for name in ("step", "spent", "loss", "samples"):
             setattr(self, name, state[name])
