@@ -7,6 +7,7 @@ Pairs of concept and style that are held out occur nowhere, not even in a scene.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,8 @@ class Dataset:
     """`items` are ordered: on white, on a colour, scenes; `bounds` says where each kind begins and ends."""
 
     def __init__(self, packages: Path, cache: Path, count: int | None = None) -> None:
-        names, icons = load_icons(packages, cache)
-        rows = {name: row for row, name in enumerate(names)}
-        self.all_names, self.all_icons, self.styles = names, icons, tuple(STYLES)
+        self.packages, self.cache, self.styles = packages, cache, tuple(STYLES)
         self.concepts: tuple[Concept, ...] = read_concepts(packages, count)
-        self.icons = np.ascontiguousarray(icons[[rows[concept.icon] for concept in self.concepts]])
         hidden = {(icon, style) for icon, style in held_out()["pairs"]}
         pairs = [(c, s) for c in range(len(self.concepts)) for s in range(len(self.styles))]
         self.hidden = [(c, s) for c, s in pairs if (self.concepts[c].icon, self.styles[s]) in hidden]
@@ -52,11 +50,32 @@ class Dataset:
         coloured = [Item(c, s, names_of_colours[int(rng.integers(len(names_of_colours)))]) for c, s in self.shown]
         scenes = [self.random_scene_item(rng) for _ in range(min(SCENES, 4 * len(white)))]
         self.items = [*white, *coloured, *scenes]
-        kept = set(held_out()["autoencoder"])
-        self.seen_rows = [row for row, name in enumerate(names) if name not in kept]  # by the autoencoder
-        self.unseen_rows = [row for row, name in enumerate(names) if name in kept]
         ends = np.cumsum([len(white), len(coloured), len(scenes)]).tolist()
         self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+
+    @cached_property
+    def shared(self) -> tuple[list[str], NDArray[np.uint8]]:
+        """Names and pictures [name, style, SIZE, SIZE, 4] of all icons that the four sets share; rendered when needed.
+
+        Training the UNet on cached latents needs none, so that a machine without the icon packages can do it.
+        """
+        return load_icons(self.packages, self.cache)
+
+    @cached_property
+    def icons(self) -> NDArray[np.uint8]:
+        """The concepts' icons [concept, style, SIZE, SIZE, 4]."""
+        names, pictures = self.shared
+        rows = {name: row for row, name in enumerate(names)}
+        return np.ascontiguousarray(pictures[[rows[concept.icon] for concept in self.concepts]])
+
+    @cached_property
+    def autoencoder_rows(self) -> tuple[list[int], list[int]]:
+        """Rows of `shared` that the autoencoders learn from, and those that they never see."""
+        kept = set(held_out()["autoencoder"])
+        rows: tuple[list[int], list[int]] = ([], [])
+        for row, name in enumerate(self.shared[0]):
+            rows[name in kept].append(row)
+        return rows
 
     def random_scene_item(self, rng: np.random.Generator) -> Item:
         """Two different concepts in one style, neither pair held out."""
@@ -90,10 +109,8 @@ class Dataset:
 
     def random_picture(self, rng: np.random.Generator) -> NDArray[np.uint8]:
         """For the autoencoder: any shared icon not kept from it; 55 % on white, 20 % on a colour, 25 % scenes."""
-        kept = self.seen_rows
-        first, second = (
-            self.all_icons[kept[row], rng.integers(len(self.styles))] for row in rng.integers(0, len(kept), 2)
-        )
+        kept, pictures = self.autoencoder_rows[0], self.shared[1]
+        first, second = (pictures[kept[row], rng.integers(len(self.styles))] for row in rng.integers(0, len(kept), 2))
         kind = rng.random()
         if kind < 0.55:
             return on_background(first)
@@ -111,20 +128,20 @@ class Dataset:
         seen = [
             on_background(self.icons[c, c % 4]) for c in range(0, len(self.concepts), max(1, len(self.concepts) // 48))
         ]
-        new = [on_background(self.all_icons[row, k % 4]) for k, row in enumerate(self.unseen_rows)]
+        new = [on_background(self.shared[1][row, k % 4]) for k, row in enumerate(self.autoencoder_rows[1])]
         return {"trained": np.stack(seen), "held-out": np.stack(new)}
 
 
 def cached_latents(dataset: Dataset, encode: torch.nn.Module, path: Path) -> torch.Tensor:
-    """Latents [items, channels, 16, 16] of all items by `encode`, from `path` when they lie there."""
+    """Latents [items, channels, 16, 16] of all items by `encode`, from `path` (fp16) when they lie there."""
     if path.exists():
         stored = torch.load(path, weights_only=True)["latents"]
         if len(stored) == len(dataset.items):
-            return stored
+            return stored.float()
     parts = []
     for at in range(0, len(dataset.items), 32):
         pictures = np.stack([dataset.draw(item) for item in dataset.items[at : at + 32]])
         parts.append(encode(pictures).cpu())
     latents = torch.cat(parts)
-    save_atomically({"latents": latents}, path)
+    save_atomically({"latents": latents.half()}, path)
     return latents

@@ -101,17 +101,18 @@ class Teacher:
 
 
 def texts_to_learn(concepts: tuple[Concept, ...], packages: Path, words: list[str]) -> list[str]:
-    """Captions, emojibase's labels and tags, and plain English words, alone and with an article."""
+    """Captions, emojibase's labels and tags, and plain English words, alone and with an article; fewer for a trial."""
+    share = min(1.0, len(concepts) / 100)
     rng, colours, styles = np.random.default_rng(0), (None, None, *COLOURS), tuple(STYLES)
     captions = []
-    for _ in range(CAPTIONS):
+    for _ in range(round(CAPTIONS * share)):
         first, second = (concepts[int(row)] for row in rng.integers(0, len(concepts), 2))
         colour, style = colours[int(rng.integers(len(colours)))], styles[int(rng.integers(len(styles)))]
         if rng.random() < 0.2:
             captions.append(scene_caption(first, second, random_scene(rng), colour, style, rng))
         else:
             captions.append(caption(first, style, colour, rng))
-    plain = [*english(packages), *words]
+    plain = [*english(packages), *words][:: round(1 / share)]
     return [*captions, *plain, *(f"a {word}" for word in plain)]
 
 

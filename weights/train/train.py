@@ -9,8 +9,11 @@
 
 `--minutes` is the budget of all stages together (CPU time; wall-clock with CUDA). Kill it whenever you like: the same
 command goes on from the last checkpoint in `$XDG_CACHE_HOME/tinydiff-train/RUN`, where log.txt and grid.png can be
-watched. `--from FOLDER` starts from an exported model in place of nothing: the autoencoder stays as it is, text
-encoder and UNet learn on. `--minutes 2 --concepts 8 --run trial --to /tmp/trial` tries the whole recipe.
+watched. `--from FOLDER` starts from an exported model in place of nothing: the autoencoders stay as they are, text
+encoder and UNet learn on. That needs emojibase-data alone of the packages where RUN/latents.pt was copied from another
+machine, and returns files of at most 15 MB.
+
+`--minutes 2 --concepts 8 --run trial --to /tmp/trial` tries the whole recipe.
 """
 
 from __future__ import annotations
@@ -141,7 +144,7 @@ def main(arguments: list[str]) -> None:
         text_encoder.load_state_dict(distilled)
     else:
         tokenizer, text_encoder, vae, unet = start_from(options.start, folder)
-        minutes["denoiser"] += minutes["vae"] + minutes["text"]
+        minutes["denoiser"] += sum(minutes[stage] for stage in ("vae", "text", "decoder", "tiny"))
     scale = vae.config.scaling_factor
     latents = cached_latents(dataset, lambda pictures: encode_batch(vae, pictures), folder / "latents.pt") * scale
 
@@ -150,9 +153,12 @@ def main(arguments: list[str]) -> None:
 
     training = DenoiserTraining(tokenizer, text_encoder, unet, folder)
     train_denoiser(training, dataset, latents, minutes["denoiser"], log, save_grid)
-    train_decoder(DecoderTraining(folder), dataset, minutes["decoder"], log)
-    vae = finished_vae(folder)
-    tiny = train_tiny(TinyTraining(vae, folder), dataset, minutes["tiny"], log)
+    if options.start is None:
+        train_decoder(DecoderTraining(folder), dataset, minutes["decoder"], log)
+        vae = finished_vae(folder)
+        tiny = train_tiny(TinyTraining(vae, folder), dataset, minutes["tiny"], log)
+    else:
+        tiny = AutoencoderTiny.from_pretrained(options.start / "taesd")
     target = options.to or folder / "export"
     export(training, vae, tiny, folder / "tokenizer", target)
     few_steps_stage(target, dataset, minutes["few"], folder, log)
