@@ -27,7 +27,7 @@ def library(names: tuple[str, ...], path: str, is_checked: bool = False) -> dict
     assert not any(f in made.assembly for f in ("memset", "memcpy", "memmove"))  # not there without libc
     loaded = aot.Loaded(made.object, [*names, *([checked.SYMBOL] if is_checked else [])])
     if is_checked:
-        checked.attach_address(loaded.address(checked.SYMBOL))
+        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
     return {name: loaded.function(name, 3) for name in names}
 
 

@@ -35,6 +35,7 @@ SYMBOL = "tinydiff_check_table"  # its name in a library compiled ahead of time
 _lock = threading.RLock()
 _own: NDArray[np.int64] = np.zeros(TABLE_WORDS, np.int64)
 _tables: list[NDArray[np.int64]] = [_own]
+_owners: list[object] = []  # of the tables that others made
 
 
 def asked() -> bool:
@@ -54,16 +55,17 @@ def table_address() -> int:
 
 def attach(library: ctypes.CDLL) -> None:
     """Let a checked library that was compiled ahead of time see the same buffers; once for each library."""
-    attach_address(ctypes.addressof(ctypes.c_int64.in_dll(library, SYMBOL)))
+    attach_address(ctypes.addressof(ctypes.c_int64.in_dll(library, SYMBOL)), library)
 
 
-def attach_address(address: int) -> None:
-    """The same for code whose table is at this address. It must stay loaded for the rest of the process."""
+def attach_address(address: int, owner: object) -> None:
+    """The same for code whose table is at this address. Its owner is kept, so that it stays loaded for good."""
     words: Any = (ctypes.c_int64 * TABLE_WORDS).from_address(address)
     theirs: NDArray[np.int64] = np.frombuffer(words, np.int64)
     with _lock:
         theirs[:] = _own
         _tables.append(theirs)
+        _owners.append(owner)
 
 
 def register(buffer: NDArray[Any], *, writable: bool) -> None:

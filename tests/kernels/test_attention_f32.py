@@ -58,7 +58,7 @@ def kernel(path: str, is_checked: bool = False) -> Any:
     assert made.undefined == []
     loaded = aot.Loaded(made.object, ["attention_f32", *([checked.SYMBOL] if is_checked else [])])
     if is_checked:
-        checked.attach_address(loaded.address(checked.SYMBOL))
+        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
     return loaded.function("attention_f32", 3)
 
 

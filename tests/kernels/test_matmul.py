@@ -55,7 +55,7 @@ def library(path: str, is_checked: bool = False) -> Any:
     assert made.undefined == []
     loaded = aot.Loaded(made.object, [*NAMES, *([checked.SYMBOL] if is_checked else [])])
     if is_checked:
-        checked.attach_address(loaded.address(checked.SYMBOL))
+        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
     return loaded
 
 

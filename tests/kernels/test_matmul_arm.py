@@ -28,7 +28,7 @@ def kernels() -> dict[str, Any]:
     machine = aot.Machine.of(dispatch.available()[0], cpu.this_cpu().arch, checked=True)
     made = aot.compile_object({symbols[where]: (source, SIGNATURE) for where, source in sources.items()}, machine)
     loaded = aot.Loaded(made.object, [*symbols.values(), checked.SYMBOL])
-    checked.attach_address(loaded.address(checked.SYMBOL))
+    checked.attach_address(loaded.address(checked.SYMBOL), loaded)
     return {where: loaded.function(symbol, 3) for where, symbol in symbols.items()}
 
 

@@ -152,7 +152,7 @@ def checked_kernels() -> aot.Loaded:
     made = aot.compile_object({name: simd_kernels.EXPORTS[name] for name in CHECKED}, machine)
     assert made.undefined == []
     loaded = aot.Loaded(made.object, [*CHECKED, checked.SYMBOL])
-    checked.attach_address(loaded.address(checked.SYMBOL))
+    checked.attach_address(loaded.address(checked.SYMBOL), loaded)
     return loaded
 
 
