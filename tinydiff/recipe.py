@@ -3,7 +3,7 @@
 "auto" keeps what the file has: halves stay halves, everything else is float32. "int8" and "int4" keep wide what is
 small or delicate: the first and last convolution, which see the latents themselves, and the embeddings of time and
 sizes, which shift every pixel. Of the autoencoder they take the resnets of the two highest resolutions, and of the
-highest only first convolutions: a decoder of random weights (512x512, int8) loses a decibel more with the upsamplers,
+highest only first convolutions: a decoder of random weights (256x256, int8) loses a decibel more with the upsamplers,
 whose input no norm has tamed, and one more with the second convolutions.
 """
 

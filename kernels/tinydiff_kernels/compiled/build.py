@@ -26,14 +26,6 @@ Operand = Any  # an int, an array (a constant), a Buffer, or (Buffer, bytes to a
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Source:
-    """Float32 rows: a buffer and its channels; rows follow each other without gaps."""
-
-    buffer: Buffer
-    channels: int
-
-
-@dataclass(frozen=True, eq=False, slots=True)
 class Quantised:
     """Bytes, `stride` from row to row, with a record for each row."""
 

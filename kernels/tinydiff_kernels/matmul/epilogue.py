@@ -35,7 +35,6 @@ from tinydiff_kernels.matmul.descriptor import (
     TABLE_ROWS,
 )
 from tinydiff_kernels.simd import (
-    Scalar,
     Vector,
     composed,
     f32,
@@ -152,6 +151,3 @@ def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int
                         finish(desc, row, inside, panel + beside, scratch + 64 * beside, 64 * tile_panels, edge)
 
     return run
-
-
-__all__ = ["Scalar", "activate", "dequantised_value", "finisher", "float_value", "tiled"]
