@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff.errors import InvalidArgumentError
+from tinydiff.few_steps import FewSteps
 from tinydiff.loading import Model
 from tinydiff.rng import check_seed, fresh_seed
 from tinydiff.schedulers import Scheduler, make
@@ -36,6 +37,7 @@ class Settings:
     latents: NDArray[np.float32] | None  # unit noise
     clip_skip: int | None
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # shares of the steps
+    few_steps: bool = False  # with the model's few-step additions
 
 
 def settle(
@@ -69,11 +71,12 @@ def settle(
     rescale = number("guidance_rescale", guidance_rescale)
     if not 0 <= rescale <= 1:
         raise InvalidArgumentError(f"guidance_rescale must be from 0 to 1, not {rescale:g}")
+    taken, scale = steps_and_guidance(model, steps, guidance_scale)
     return Settings(
         width=w,
         height=h,
-        steps=whole("num_inference_steps", d.steps if steps is None else steps, 1, MOST_STEPS),
-        guidance_scale=number("guidance_scale", d.guidance_scale if guidance_scale is None else guidance_scale),
+        steps=taken,
+        guidance_scale=scale,
         guidance_rescale=rescale,
         seed=fresh_seed() if seed is None else check_seed(seed),
         images=count,
@@ -81,7 +84,21 @@ def settle(
         latents=None if latents is None else checked_latents("latents", latents, shape),
         clip_skip=None if clip_skip is None else whole("clip_skip", clip_skip, 0, 100),
         guidance_interval=interval("guidance_interval", guidance_interval),
+        few_steps=model.few_steps is not None and FewSteps.apply(taken, scale),
     )
+
+
+def steps_and_guidance(model: Model, steps: object, guidance_scale: object) -> tuple[int, float]:
+    """What is asked for, completed. A model with few-step additions takes few steps and no guidance together."""
+    d, few = model.defaults, model.few_steps
+    asked = None if steps is None else whole("num_inference_steps", steps, 1, MOST_STEPS)
+    scale = None if guidance_scale is None else number("guidance_scale", guidance_scale)
+    if few is not None:
+        if asked is None and (few.default if scale is None else scale == 1):
+            asked = few.steps
+        if scale is None and asked is not None and FewSteps.apply(asked, 1.0):
+            scale = 1.0
+    return d.steps if asked is None else asked, d.guidance_scale if scale is None else scale
 
 
 def settle_scheduler(

@@ -16,6 +16,7 @@ from tinydiff.backends import BACKENDS, Backends
 from tinydiff.clip import CLIPTextEncoder
 from tinydiff.config import CLIPConfig, TinyVAEConfig, UNetConfig, VAEConfig
 from tinydiff.errors import ModelFileError, UnsupportedModelError
+from tinydiff.few_steps import FewSteps
 from tinydiff.observers import CancelToken
 from tinydiff.parameters import NamedTensor, Parameters, first_names
 from tinydiff.recipe import WEIGHTS
@@ -32,7 +33,7 @@ from tinydiff_weights.source import Component, ModelSource
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the model's maker would use when the caller says nothing."""
+    """What the model's maker would use when the caller says nothing; for models with additions, of the guided model."""
 
     steps: int
     guidance_scale: float
@@ -52,6 +53,7 @@ class Model:
     defaults: Defaults
     cancel: CancelToken
     hints: tuple[str, ...]
+    few_steps: FewSteps | None = None
 
 
 def build(
@@ -100,6 +102,7 @@ def build(
         _defaults(source, unet, vae, config),
         cancel,
         (*source.hints, *hints, *_unused(source)),
+        None if source.few_steps is None else FewSteps(source.few_steps, unet.weights),
     )
 
 

@@ -65,6 +65,8 @@ def generate(
 
 def start_loop(model: Model, conditioning: Conditioning, s: Settings, scheduler: Scheduler) -> Loop:
     """The denoising loop of a picture, at its first step. img2img and resume move it before they run it."""
+    if model.few_steps is not None:
+        model.few_steps.switch(s.few_steps)
     vae, unet = model.vae.config, model.unet.config
     shape = (1, vae.latent_channels, s.height // vae.factor, s.width // vae.factor)
     generators = batch_generators(s.seed, s.images)

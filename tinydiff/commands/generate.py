@@ -140,7 +140,7 @@ def check(settings: Settings, prompt: str) -> int:
 def load(settings: Settings, console: Console) -> tuple[Pipeline, Scheduler]:
     """The model and, on its noise schedule, the scheduler asked for, with its timesteps."""
     from tinydiff.api import Pipeline
-    from tinydiff.arguments import settle_scheduler
+    from tinydiff.arguments import settle_scheduler, steps_and_guidance
 
     chosen = {name: settings[name] for name in ("weights", "backend") if settings[name] is not None}
     pipe = Pipeline.from_pretrained(
@@ -156,7 +156,7 @@ def load(settings: Settings, console: Console) -> tuple[Pipeline, Scheduler]:
     for hint in pipe.model.hints:
         if not console.quiet:
             console.warning(hint)
-    steps = settings["steps"] or pipe.model.defaults.steps
+    steps, _ = steps_and_guidance(pipe.model, settings["steps"], settings["cfg"])
     sampler = settings["sampler"] if settings["sampler"] is not None else pipe.scheduler
     return pipe, settle_scheduler(pipe.model, sampler, steps, settings["eta"], None, None)
 

@@ -71,6 +71,7 @@ def _component(part: Component) -> dict[str, Any]:
 
 def _settled(source: ModelSource) -> tuple[str | None, dict[str, Any] | None, str | None]:
     """Prediction type, defaults, and what would stop the model from running. Networks are built, nothing is read."""
+    from tinydiff.arguments import steps_and_guidance
     from tinydiff.loading import build
     from tinydiff.schedulers import make
 
@@ -80,15 +81,17 @@ def _settled(source: ModelSource) -> tuple[str | None, dict[str, Any] | None, st
         predicted = BY_TRIAL if unsaid else make(model.scheduler_config).config.get("prediction_type", "epsilon")
     except TinyDiffError as error:
         return (BY_TRIAL if unsaid else source.scheduler.get("prediction_type")), None, str(error)
-    d = model.defaults
+    d, (steps, guidance_scale) = model.defaults, steps_and_guidance(model, None, None)
     defaults: dict[str, Any] = {
-        "steps": d.steps,
-        "guidance_scale": d.guidance_scale,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
         "width": d.width,
         "height": d.height,
     }
     if unsaid and "by_prediction_type" in source.defaults:
         defaults["by_prediction_type"] = source.defaults["by_prediction_type"]
+    if model.few_steps is not None:
+        defaults["few_steps"] = model.few_steps.steps
     return predicted, defaults, None
 
 
@@ -139,4 +142,5 @@ def _defaults_text(d: Mapping[str, Any]) -> str:
     if "by_prediction_type" in d:
         each = [f"{v['width']}x{v['height']} for {kind}" for kind, v in d["by_prediction_type"].items()]
         sizes = " or ".join(each)
-    return f"{sizes}, {d['steps']} steps, guidance {d['guidance_scale']:g}"
+    few = f"; {d['few_steps']} steps with guidance 1" if d.get("few_steps", d["steps"]) != d["steps"] else ""
+    return f"{sizes}, {d['steps']} steps, guidance {d['guidance_scale']:g}{few}"

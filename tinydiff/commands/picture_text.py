@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinydiff.arguments import steps_and_guidance
 from tinydiff.commands.model_hash import quick_model_hash
 from tinydiff.commands.settings import Settings
 from tinydiff.metadata import Record, png_texts
@@ -22,15 +23,16 @@ def describe_run(pipe: Pipeline, scheduler: Scheduler, out: Output, prompt: str,
     """The record of a run's first picture. The model's hash is there if it is known or quickly found."""
     sampler, schedule_type = a1111_name(scheduler.config)
     defaults = pipe.model.defaults
+    steps, guidance_scale = steps_and_guidance(pipe.model, settings["steps"], settings["cfg"])
     width, height = settings["size"] or (defaults.width, defaults.height)
     source = pipe.model.source
     return Record(
         prompt=prompt,
         negative_prompt=settings["negative"] or "",
-        steps=settings["steps"] or defaults.steps,
+        steps=steps,
         sampler=sampler,
         schedule_type=schedule_type,
-        guidance_scale=defaults.guidance_scale if settings["cfg"] is None else settings["cfg"],
+        guidance_scale=guidance_scale,
         seed=out.seed,
         width=width,
         height=height,

@@ -5,7 +5,7 @@
     text_encoder/      config.json and weights; SDXL has text_encoder_2/ as well
     tokenizer/         vocabulary; SDXL has tokenizer_2/
     scheduler/         scheduler_config.json
-    tinydiff.json      optional: defaults for steps, guidance, width and height
+    tinydiff.json      optional: defaults for steps, guidance, width and height; a file of few-step additions
 
 The safety checker, its feature extractor and an image encoder are optional and not used.
 """
@@ -20,7 +20,8 @@ from tinydiff_weights.errors import ModelFileError, UnsupportedModelError
 from tinydiff_weights.folder_kinds import explain_folder
 from tinydiff_weights.jsonfile import read_json
 from tinydiff_weights.rename_old import hub_clip_names, modern_vae_names
-from tinydiff_weights.source import Component, ModelSource, TokenizerSource
+from tinydiff_weights.safetensors import open_safetensors
+from tinydiff_weights.source import Component, FewStepsSource, ModelSource, TokenizerSource
 from tinydiff_weights.tokenizer_files import open_tokenizer
 from tinydiff_weights.vae_file import fitted
 from tinydiff_weights.weight_files import open_weights
@@ -46,6 +47,7 @@ CLASSES = {  # what may stand in model_index.json; a scheduler may be any, tinyd
     "tokenizer_2": _TOKENIZER,
 }
 IGNORED = frozenset(["safety_checker", "feature_extractor", "image_encoder"])
+MOST_FEW_STEPS = 8
 _WHOLE_DEFAULTS = ("num_inference_steps", "width", "height")
 
 
@@ -65,6 +67,7 @@ def open_folder(path: str | Path, *, vae: Component | None = None) -> ModelSourc
     encoders = ("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)
     own_vae = open_component(root, "vae", index) if vae is None else _replacement(vae, root, family)
     components = {"unet": unet, "vae": own_vae}
+    defaults = _defaults(root / "tinydiff.json", pipeline)
     position_ids = 0
     for name in encoders:
         component = open_component(root, name, index)
@@ -81,7 +84,8 @@ def open_folder(path: str | Path, *, vae: Component | None = None) -> ModelSourc
         scheduler=_scheduler(root, index),
         tokenizers={e.replace("text_encoder", "tokenizer"): _tokenizer(root, e, family) for e in encoders},
         index=index,
-        defaults=_defaults(root / "tinydiff.json", pipeline),
+        defaults=defaults,
+        few_steps=_few_steps(root, defaults),
         leftovers={"position_ids": position_ids} if position_ids else {},
     )
 
@@ -214,3 +218,22 @@ def _defaults(path: Path, pipeline: str) -> dict[str, Any]:
         if not (whole or (type(value) is float and key not in _WHOLE_DEFAULTS)) or not 0 <= value < 100_000:
             raise ModelFileError(path, f"{key} is {value!r:.60}")
     return table
+
+
+def _few_steps(root: Path, defaults: Mapping[str, Any]) -> FewStepsSource | None:
+    """`"few_steps": {"file": NAME, "num_inference_steps": N, "default": true}` of tinydiff.json."""
+    entry = defaults.get("few_steps")
+    if entry is None:
+        return None
+    where = root / "tinydiff.json"
+    if not isinstance(entry, dict):
+        raise ModelFileError(where, f"few_steps is {entry!r:.60}")
+    file, steps, default = (entry.get(key) for key in ("file", "num_inference_steps", "default"))
+    if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+        raise ModelFileError(where, f"few_steps names the file {file!r:.60}; expected NAME.safetensors in this folder")
+    if type(steps) is not int or not 1 <= steps <= MOST_FEW_STEPS:
+        raise ModelFileError(where, f"few_steps asks for {steps!r:.60} steps; expected 1 to {MOST_FEW_STEPS}")
+    if not isinstance(default, bool):
+        raise ModelFileError(where, f"few_steps has the default {default!r:.60}; expected true or false")
+    opened = open_safetensors(root / file)
+    return FewStepsSource(opened.path, opened.tensors, steps, default)

@@ -39,6 +39,16 @@ class TokenizerSource:
 
 
 @dataclass(frozen=True)
+class FewStepsSource:
+    """Low-rank additions to the UNet with which it draws in few steps without guidance."""
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]  # "unet.LAYER.lora_A.weight" and "...lora_B.weight", as diffusers names them
+    steps: int
+    default: bool  # whether a caller who says nothing gets them
+
+
+@dataclass(frozen=True)
 class ModelSource:
     """A model before it is built."""
 
@@ -52,6 +62,7 @@ class ModelSource:
     tokenizers: Mapping[str, TokenizerSource]  # "tokenizer", "tokenizer_2"
     index: Mapping[str, Any] = field(default_factory=dict)  # model_index.json
     defaults: Mapping[str, Any] = field(default_factory=dict)  # steps, guidance, width, height (tinydiff.json)
+    few_steps: FewStepsSource | None = None  # tinydiff.json
     hints: tuple[str, ...] = ()  # what the user should be told once, a line each
     leftovers: Mapping[str, int] = field(default_factory=dict)  # ignored training leftovers, kind -> count
     unused: tuple[str, ...] = ()  # tensors of the file that no component claims
