@@ -28,6 +28,7 @@ from tinydiff.tokenizer import Tokenizer
 from tinydiff.unet import UNet
 from tinydiff.vae import VAE
 from tinydiff_kernels.backend import Backend
+from tinydiff_kernels.handles import SlicedTensor
 from tinydiff_weights.source import Component, ModelSource
 
 
@@ -127,6 +128,16 @@ class Halved:
     def float32(self) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # an overflow to infinity is the watchdog's to name
             return self.tensor.float32().astype(np.float16).astype(np.float32)
+
+    @property
+    def raw(self) -> NDArray[Any]:
+        return self.tensor.raw if isinstance(self.tensor, SlicedTensor) else self.float32()
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Some rows, in float16."""
+        rows = self.tensor.rows(start, stop) if isinstance(self.tensor, SlicedTensor) else self.float32()[start:stop]
+        with np.errstate(over="ignore"):
+            return rows.astype(np.float16, copy=False)
 
     def reshaped(self, *shape: int) -> Halved:
         return Halved(self.tensor.reshaped(*shape))

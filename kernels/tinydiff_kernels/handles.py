@@ -8,7 +8,7 @@ at all (planning).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,17 @@ class Tensor(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def float32(self) -> NDArray[np.float32]: ...
+
+
+@runtime_checkable
+class SlicedTensor(Protocol):
+    """A tensor some rows of which can be had alone. `raw`: what it is made of, as it lies in memory or in a file."""
+
+    @property
+    def raw(self) -> NDArray[Any]: ...
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """In float16 where they are halves, else in float32."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tinydiff_weights.dtypes import STORAGE, to_float32
 from tinydiff_weights.errors import ModelFileError
 from tinydiff_weights.header import HeaderError, TensorEntry, header_length, parse_header
-from tinydiff_weights.mapping import FileMapping, map_file, open_regular
+from tinydiff_weights.mapping import FileMapping, map_file, mapping_of, open_regular
 from tinydiff_weights.sniff import foreign_kind
 
 
@@ -60,6 +60,13 @@ class StoredTensor:
     def float32(self) -> NDArray[np.float32]:
         """The values, C-contiguous and aligned: the mapped bytes themselves for F32, else a new array."""
         return to_float32(self.raw, self.dtype)
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Some rows: float16 as they lie in the file where they are halves, else as `float32` gives them."""
+        part = self.raw[start:stop]
+        if self.dtype == "F16":
+            return np.require(part, requirements=["C_CONTIGUOUS", "ALIGNED"])
+        return to_float32(part, self.dtype)
 
     def aligned(self) -> NDArray[Any]:
         """`raw`, copied if its address suits no pointer of its type (files with an unpadded header)."""
@@ -126,7 +133,7 @@ def open_safetensors(path: str | Path) -> SafetensorsFile:
 
 def check_unchanged(tensors: Iterable[StoredTensor]) -> None:
     """Raise ModelFileError if a file behind one of the tensors was written to since it was opened."""
-    for mapping in {id(m): m for t in tensors if (m := _mapping_of(t.raw)) is not None}.values():
+    for mapping in {id(m): m for t in tensors if (m := mapping_of(t.raw)) is not None}.values():
         _refuse_changed(mapping)
 
 
@@ -138,13 +145,6 @@ def _view(mapping: FileMapping, start: int, entry: TensorEntry, file: str) -> St
     else:
         raw = np.ndarray(entry.shape, storage, buffer=mapping, offset=start + entry.begin)
     return StoredTensor(entry.name, entry.dtype, raw, file)
-
-
-def _mapping_of(raw: NDArray[Any]) -> FileMapping | None:
-    base: object = raw
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return base if isinstance(base, FileMapping) else None
 
 
 def _refuse_changed(mapping: FileMapping) -> None:

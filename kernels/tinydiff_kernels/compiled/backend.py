@@ -15,7 +15,7 @@ from tinydiff_kernels.backend import Backend, Observer
 from tinydiff_kernels.compiled import forms, lower_matmul, lower_simple
 from tinydiff_kernels.compiled.arena import Arena
 from tinydiff_kernels.compiled.build import Builder
-from tinydiff_kernels.compiled.program import Program
+from tinydiff_kernels.compiled.program import Program, Stream
 from tinydiff_kernels.compiled.trace import Step, Trace, Value
 from tinydiff_kernels.compiled.weights import KindOf, PackedWeights
 from tinydiff_kernels.ref.quantise import FLIP
@@ -42,7 +42,7 @@ PROGRAMS_KEPT = 8
 
 class Compiled(Backend):
     """Float32 activations and epilogues; weights as `kind_of` says. `arena` may be shared by the networks of a
-    pipeline.
+    pipeline; `keep` and `stream`: see `PackedWeights` and `program.Stream`, for networks under a memory limit.
 
     `cancel` is an int32 word that stops kernels between tiles. Observers see every operation when it is recorded
     (`before`). Where a result is not finite all is computed again, operation by operation, and each one's values are
@@ -59,6 +59,8 @@ class Compiled(Backend):
         threads: int | None = None,
         arena: Arena | None = None,
         cancel: NDArray[np.int32] | None = None,
+        keep: bool = True,
+        stream: Stream | None = None,
     ) -> None:
         super().__init__(observers)
         self.threads = pool.default_threads() if threads is None else threads
@@ -66,7 +68,8 @@ class Compiled(Backend):
         self.cancel: NDArray[np.int32] = np.zeros(1, np.int32) if cancel is None else cancel
         self.profile = False
         self.programs: OrderedDict[Any, Program] = OrderedDict()  # newest last
-        self._weights = PackedWeights(kind_of)
+        self.stream = stream
+        self._weights = PackedWeights(kind_of, keep=keep)
         self._trace = Trace()
 
     def run(self, operation: op.Operation) -> Rows:
@@ -115,7 +118,7 @@ class Compiled(Backend):
     def _run(self, program: Program, trace: Trace, watch: Callable[[Step, Array], None] | None = None) -> list[Array]:
         return program.run(
             trace, self.arena, threads=self.threads, cancel=self.cancel, after=self._check, watch=watch,
-            profile=self.profile,
+            profile=self.profile, stream=self.stream,
         )  # fmt: skip
 
     def _check(self, step: Step) -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinydiff_kernels.compiled.arena import Lifetime, place
-from tinydiff_kernels.compiled.program import Buffer, Host, Launch, Link, Program
+from tinydiff_kernels.compiled.program import Buffer, Fill, Host, Launch, Link, Program
 from tinydiff_kernels.compiled.trace import Trace, Value
 from tinydiff_kernels.compiled.weights import PackedWeights
 from tinydiff_kernels.operations import Operation
@@ -59,7 +60,7 @@ class Builder:
 
     def __init__(self, trace: Trace, outputs: list[Value], weights: PackedWeights, threads: int, flip: int) -> None:
         self.trace, self.weights, self.threads, self.flip = trace, weights, threads, flip
-        self.actions: list[Launch | Host] = []
+        self.actions: list[Launch | Host | Fill] = []
         self.step = 0  # whose launches are being added
         self._temporaries = 0
         self._outputs = outputs
@@ -134,6 +135,13 @@ class Builder:
         for buffer in (*(b for b, _ in sources), into):
             self._use(buffer)
         self.actions.append(Host(run, self.step, sources, (into, output)))
+
+    def fill(
+        self, make: Callable[[NDArray[np.uint8]], None], into: Buffer, nbytes: int, sources: list[NDArray[Any]]
+    ) -> None:
+        """Bytes of the arena that NumPy writes, from `sources`."""
+        self._use(into)
+        self.actions.append(Fill(make, into, nbytes, self.step, sources))
 
     def _use(self, buffer: Buffer) -> None:
         now, life = len(self.actions), buffer.life

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tinydiff_kernels import operations as op
 from tinydiff_kernels.compiled import forms
 from tinydiff_kernels.compiled.build import Builder
 from tinydiff_kernels.compiled.program import Buffer
+from tinydiff_kernels.compiled.scratch import Unpacked
 from tinydiff_kernels.compiled.trace import Step, Value
 from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul import descriptor as d
@@ -40,9 +42,9 @@ class Epilogue:
     """What is added to the product, as buffers."""
 
     bias: Any
-    table: Buffer | None = None
+    table: Any = None
     table_stride: int = 0
-    residual: Buffer | None = None
+    residual: Any = None
     activation: op.Activation | None = None
 
 
@@ -58,8 +60,51 @@ def image_operand(b: Builder, x: Value, padding: op.Padding, border: op.Border, 
     return Operand(image.buffer, image.pixel, image.grid, image.records, record_per_image=True)
 
 
-def multiply(b: Builder, packed: Packed, geometry: Geometry, x: Operand, e: Epilogue, output: Buffer) -> None:
-    """One launch of the indirect matmul."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Panels:
+    """Some panels of a weight in the arena; of a `Packed` what a launch needs."""
+
+    kind: str
+    data: Buffer
+    taps: int
+    steps: int
+    outputs: int
+    gated: bool
+    panels: int
+    panel_bytes: int
+    scales: None = None
+
+
+def multiply(
+    b: Builder, packed: Packed | Unpacked, geometry: Geometry, x: Operand, e: Epilogue, output: Buffer
+) -> None:
+    """One launch of the indirect matmul, or one for each group of panels of a weight that is packed meanwhile."""
+    if not isinstance(packed, Unpacked):
+        _launch(b, packed, geometry, x, e, output)
+        return
+    groups = packed.groups()
+    if packed.gated and e.residual is not None:
+        groups = [(0, packed.panels)]  # such a residual has rows of all panels
+    scratch = b.room(max((last - first for first, last in groups), default=0) * packed.panel_bytes)
+    for first, last in groups:
+        b.fill(partial(packed.pack, first, last), scratch, (last - first) * packed.panel_bytes, packed.source())
+        start = first * packed.panel_outputs
+        columns = min(last * packed.panel_outputs, packed.outputs) - start
+        part = Panels(
+            packed.kind, scratch, packed.taps, packed.steps, columns, packed.gated, last - first, packed.panel_bytes
+        )
+        beside = replace(
+            e, bias=e.bias[first * d.PANEL : last * d.PANEL], table=_further(e.table, 4 * start),
+            residual=_further(e.residual, 4 * start),
+        )  # fmt: skip
+        _launch(b, part, geometry, x, beside, (output, 4 * start))
+
+
+def _further(buffer: Buffer | None, nbytes: int) -> Any:
+    return None if buffer is None else (buffer, nbytes)
+
+
+def _launch(b: Builder, packed: Packed | Panels, geometry: Geometry, x: Operand, e: Epilogue, output: Any) -> None:
     fields = matmul_fields(
         packed,
         geometry,

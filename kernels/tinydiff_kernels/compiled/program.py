@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,10 +69,34 @@ class Host:
 
 
 @dataclass(eq=False, slots=True)
+class Fill:
+    """Bytes that NumPy writes into the arena before a launch: a weight that is packed when it is used."""
+
+    make: Callable[[NDArray[np.uint8]], None]
+    into: Buffer
+    nbytes: int
+    step: int
+    sources: list[NDArray[Any]]  # what it reads
+
+
+class Stream(Protocol):
+    """Told of a program's actions, so that weights that lie in files can be brought in ahead and let go behind."""
+
+    def begin(self, program: Program) -> None: ...
+
+    def before(self, index: int) -> None: ...
+
+    def after(self, index: int) -> None: ...
+
+    def end(self) -> None:
+        """Also after an action that raised."""
+
+
+@dataclass(eq=False, slots=True)
 class Program:
     """Launches in order. `dense`: where each value's float32 rows lie, if anywhere."""
 
-    actions: list[Launch | Host]
+    actions: list[Launch | Host | Fill]
     outputs: list[Value]
     arena_bytes: int
     dense: dict[int, Buffer]
@@ -90,6 +114,7 @@ class Program:
         after: Callable[[Step], None],
         watch: Callable[[Step, Array], None] | None = None,
         profile: bool = False,
+        stream: Stream | None = None,
     ) -> list[Array]:
         """Compute; the outputs as new arrays. `after(step)` is called after every action, `watch(step, its rows)` when
         a step has float32 rows and all its actions are done."""
@@ -104,27 +129,44 @@ class Program:
                         action.words[link.word] = found.address(link.buffer) + link.add
         self.bound_to = arena.address
         self.seconds.clear()
-        is_checked = checked.active()
-        for index, action in enumerate(self.actions):
-            started = time.perf_counter() if profile else 0.0
-            if isinstance(action, Host):
-                arrays = [found.matrix(buffer, value) for buffer, value in action.inputs]
-                action.run(trace.steps[action.step].operation, arrays, found.matrix(*action.output))
-            else:
-                count = 1 if action.work < LITTLE_WORK else threads
-                if is_checked:
-                    self._launch_checked(action, found, count, cancel)
-                else:
-                    kernel, long = dispatch.kernel(action.kernel), action.work > LONG_WORK
-                    pool.run(kernel, action.words, threads=count, cancel=cancel, long=long)
-            if profile:
-                self.seconds.append(time.perf_counter() - started)
-            step = trace.steps[action.step]
-            after(step)
-            ended = index + 1 == len(self.actions) or self.actions[index + 1].step != action.step
-            if watch is not None and ended and step.output.number in self.dense:
-                watch(step, found.matrix(self.dense[step.output.number], step.output))
+        if stream is not None:
+            stream.begin(self)
+        try:
+            for index, action in enumerate(self.actions):
+                started = time.perf_counter() if profile else 0.0
+                if stream is not None:
+                    stream.before(index)
+                self._act(action, trace, found, threads, cancel)
+                if stream is not None:
+                    stream.after(index)
+                if profile:
+                    self.seconds.append(time.perf_counter() - started)
+                step = trace.steps[action.step]
+                after(step)
+                ended = index + 1 == len(self.actions) or self.actions[index + 1].step != action.step
+                if watch is not None and ended and step.output.number in self.dense:
+                    watch(step, found.matrix(self.dense[step.output.number], step.output))
+        finally:
+            if stream is not None:
+                stream.end()
         return outputs
+
+    def _act(
+        self, action: Launch | Host | Fill, trace: Trace, found: _Addresses, threads: int, cancel: NDArray[np.int32]
+    ) -> None:
+        if isinstance(action, Host):
+            arrays = [found.matrix(buffer, value) for buffer, value in action.inputs]
+            action.run(trace.steps[action.step].operation, arrays, found.matrix(*action.output))
+            return
+        if isinstance(action, Fill):
+            action.make(found.memory(action.into)[0][: action.nbytes])
+            return
+        count = 1 if action.work < LITTLE_WORK else threads
+        if checked.active():
+            self._launch_checked(action, found, count, cancel)
+            return
+        kernel, long = dispatch.kernel(action.kernel), action.work > LONG_WORK
+        pool.run(kernel, action.words, threads=count, cancel=cancel, long=long)
 
     def _launch_checked(self, action: Launch, found: _Addresses, threads: int, cancel: NDArray[np.int32]) -> None:
         """Of the arena the kernel may touch only what it was given, and read a little behind it."""

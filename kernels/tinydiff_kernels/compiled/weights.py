@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff_kernels.handles import EmbeddingWeight, LowRank, MatmulWeight, Tensor
+from tinydiff_kernels.compiled.scratch import Unpacked
 from tinydiff_kernels.matmul import packing
 from tinydiff_kernels.matmul.geometry import upsample_weights
 
@@ -20,10 +21,13 @@ Adapter = tuple[packing.Packed, packing.Packed]
 
 
 class PackedWeights:
-    """`kind_of` says how each layer's weight is stored: a `packing.Kind`."""
+    """`kind_of` says how each layer's weight is stored: a `packing.Kind`.
 
-    def __init__(self, kind_of: KindOf) -> None:
-        self.kind_of = kind_of
+    `keep` False: floats of unpacked files are packed into scratch whenever they are used (`Unpacked`); all else is kept.
+    """
+
+    def __init__(self, kind_of: KindOf, *, keep: bool = True) -> None:
+        self.kind_of, self.keep = kind_of, keep
         self._made: dict[Any, Any] = {}
         self._owners: list[Any] = []  # ids are keys, so their objects must stay
         self._adapters: weakref.WeakKeyDictionary[LowRank, dict[bool, Adapter]] = weakref.WeakKeyDictionary()
@@ -34,18 +38,24 @@ class PackedWeights:
             self._made[key] = make()
         return self._made[key]
 
-    def packed(self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None) -> packing.Packed:
+    def packed(
+        self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None
+    ) -> packing.Packed | Unpacked:
         """`parity`: one of the four classes of an upsampled convolution."""
+        kind = self._kind(weight, parity)
+        if not self.keep and kind in ("f32", "f16"):
+            return Unpacked(weight, kind, gated, parity)
 
         def make() -> packing.Packed:
-            kind, values = self.kind_of(weight), weight.weight.float32()
-            if parity is not None:
-                values = upsample_weights(values, parity)
-                kind = "f32" if kind == "f16" else kind  # sums of halves are no halves
-            return _pack(values, kind, gated)
+            values = weight.weight.float32()
+            return _pack(values if parity is None else upsample_weights(values, parity), kind, gated)
 
         made: packing.Packed = self._once((id(weight), gated, parity), weight, make)
         return made
+
+    def _kind(self, weight: MatmulWeight, parity: Parity | None) -> packing.Kind:
+        kind = self.kind_of(weight)
+        return "f32" if kind == "f16" and parity is not None else kind  # sums of halves are no halves
 
     def bias(self, weight: MatmulWeight, *, gated: bool = False) -> Float32:
         """Padded to whole panels; zeros where the layer has none."""
