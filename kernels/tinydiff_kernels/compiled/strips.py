@@ -6,7 +6,7 @@ all others are *recomputed* from kept ones, strip by strip with the lines around
 for a norm's statistics, once more for what reads the norm. What to keep is the `StripPolicy`, and is data:
 
     policy = StripPolicy.parse("32:kk..k")        # lines of a strip, then one letter for each recorded operation
-    backend.strips = policy                       # `compiled.backend.Compiled`; None: the whole image, as without strips
+    backend.strips = policy                       # of `compiled.backend.Compiled`; None: the whole image
     vae.forward_decode(backend, latents)
 
     plans = ladder(forward, kind_of, threads=2)   # from the whole image to the smallest arena, each cheaper in memory
@@ -19,9 +19,8 @@ weight is read. `arena_bytes` is exact: `Compiled` places the same buffers. A po
 computed one after the other) and size of the network that it was planned for; a network with another number of
 operations is refused with StripPolicyError, so set `strips` before each of a VAE's two directions.
 
-Statistics are taken of the same tiles of 128 pixels as those of the whole image and folded in the same order, and every
-pixel of a convolution is a chain of its own. So keeping float32 or recomputing changes no bit; `h` (16 bits with a scale
-for each pixel) costs 1e-5.
+Statistics are taken of the same tiles of 128 pixels as those of the whole image and folded in the same order, and
+every pixel of a convolution is a chain of its own. So keeping or recomputing, and the lines of a strip, change no bit.
 """
 
 from __future__ import annotations
