@@ -15,7 +15,11 @@ from tinydiff_kernels.backend import Backend, Observer
 from tinydiff_kernels.compiled import forms, lower_matmul, lower_simple
 from tinydiff_kernels.compiled.arena import Arena
 from tinydiff_kernels.compiled.build import Builder
+from tinydiff_kernels.compiled.lower_matmul import QUANTISED
 from tinydiff_kernels.compiled.program import Program, Stream
+from tinydiff_kernels.compiled.strip_build import StripBuild
+from tinydiff_kernels.compiled.strip_schedule import Schedule
+from tinydiff_kernels.compiled.strips import StripPolicy
 from tinydiff_kernels.compiled.trace import Step, Trace, Value
 from tinydiff_kernels.compiled.weights import KindOf, PackedWeights
 from tinydiff_kernels.ref.quantise import FLIP
@@ -67,6 +71,7 @@ class Compiled(Backend):
         self.arena = arena or Arena()
         self.cancel: NDArray[np.int32] = np.zeros(1, np.int32) if cancel is None else cancel
         self.profile = False
+        self.strips: StripPolicy | None = None  # of the network that runs next; see `strips.py`
         self.programs: OrderedDict[Any, Program] = OrderedDict()  # newest last
         self.stream = stream
         self._weights = PackedWeights(kind_of, keep=keep)
@@ -87,7 +92,7 @@ class Compiled(Backend):
         held = trace.alive()
         outputs = [value for value, _ in held]
         trace.forget_unused(outputs)
-        key = trace.key(outputs)
+        key = self.strips, trace.key(outputs)
         program = self.programs.pop(key, None) or self._build(trace, outputs)
         self.programs[key] = program
         while len(self.programs) > PROGRAMS_KEPT:
@@ -106,16 +111,23 @@ class Compiled(Backend):
     def _build(self, trace: Trace, outputs: list[Value], *, plainly: bool = False) -> Program:
         """`plainly`: every step writes its float32 rows, norms and concatenations too."""
         builder = Builder(trace, outputs, self._weights, self.threads, FLIP * dispatch.choose().path.signed_bytes)
+        if self.strips is not None:
+            schedule = Schedule(trace, outputs, self.strips, lambda weight: self._weights.kind_of(weight) in QUANTISED)
+            StripBuild(builder, schedule, self.strips.lines, TABLE, plainly=plainly).run()
+            return builder.finish()
         for index, step in enumerate(trace.steps):
             builder.step = index
             TABLE[type(step.operation)](builder, step)
             if plainly:
                 forms.dense(builder, step.output)
+                builder.show(step.output)
         for value in outputs:
             forms.dense(builder, value)
         return builder.finish()
 
-    def _run(self, program: Program, trace: Trace, watch: Callable[[Step, Array], None] | None = None) -> list[Array]:
+    def _run(
+        self, program: Program, trace: Trace, watch: Callable[[Step, Value, Array], None] | None = None
+    ) -> list[Array]:
         return program.run(
             trace, self.arena, threads=self.threads, cancel=self.cancel, after=self._check, watch=watch,
             profile=self.profile, stream=self.stream,
@@ -127,6 +139,6 @@ class Compiled(Backend):
             for observer in self.observers:
                 observer.before(step.operation)
 
-    def _show(self, step: Step, values: Array) -> None:
+    def _show(self, step: Step, value: Value, values: Array) -> None:
         for observer in self.observers:
-            observer.after(step.operation, Rows(step.output.grid, step.output.channels, values))
+            observer.after(step.operation, Rows(value.grid, value.channels, values))

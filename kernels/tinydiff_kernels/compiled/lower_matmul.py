@@ -200,8 +200,8 @@ def conv(b: Builder, step: Step) -> None:
     o: Any = step.operation
     x: Value = o.x
     if o.upsample_to is not None:
-        if _doubles(o) and not o.weight.adapters:
-            _upsampled(b, step)
+        if doubles(o) and not o.weight.adapters:
+            upsampled(b, step)
             return
         x = forms.enlarged(b, x, o.upsample_to)
     packed, residual = b.weights.packed(o.weight), _residual(b, o)
@@ -217,13 +217,13 @@ def conv(b: Builder, step: Step) -> None:
     multiply(b, packed, placed(image, packed.outputs), image, _epilogue(b, o, residual), b.result(step.output))
 
 
-def _doubles(o: Any) -> bool:
+def doubles(o: Any) -> bool:
     """Nearest-2x and a plain 3x3 convolution: four classes of 2x2 taps on the small image do the same."""
     twice = o.upsample_to == (2 * o.x.grid.height, 2 * o.x.grid.width)
     return bool(twice and o.weight.kernel == (3, 3) and o.stride == 1 and o.padding == (1, 1, 1, 1))
 
 
-def _upsampled(b: Builder, step: Step) -> None:
+def upsampled(b: Builder, step: Step) -> None:
     o: Any = step.operation
     residual, kind = _residual(b, o), b.weights.kind_of(o.weight)
     image = image_operand(b, o.x, o.padding, o.border, quantised=kind in QUANTISED)

@@ -29,12 +29,18 @@ MOVED = 32  # multiply-adds that take as long as moving one number
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Memory that a launch uses. `index`: of the input, output or step; `attribute`: of the step's operation."""
+    """Memory that a launch uses. `index`: of the input, output or step; `attribute`: of the step's operation; `skip`:
+    bytes of it that come before."""
 
     place: Place
     life: Lifetime
     index: int = -1
     attribute: str = ""
+    skip: int = 0
+
+    def part(self, skip: int) -> Buffer:
+        """The same memory, so many bytes further on."""
+        return Buffer(self.place, self.life, self.index, self.attribute, self.skip + skip)
 
 
 @dataclass(eq=False, slots=True)
@@ -94,12 +100,12 @@ class Stream(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Program:
-    """Launches in order. `dense`: where each value's float32 rows lie, if anywhere."""
+    """Launches in order. `shown`: after which of them rows are complete, where steps write all their rows."""
 
     actions: list[Launch | Host | Fill]
     outputs: list[Value]
     arena_bytes: int
-    dense: dict[int, Buffer]
+    shown: dict[int, tuple[Buffer, Value]]
     owners: list[Any]  # weights and adapters: its key names them by identity
     bound_to: int = -1  # arena address in the descriptors
     seconds: list[float] = field(default_factory=list)  # of each action, when profiled
@@ -112,12 +118,12 @@ class Program:
         threads: int,
         cancel: NDArray[np.int32],
         after: Callable[[Step], None],
-        watch: Callable[[Step, Array], None] | None = None,
+        watch: Callable[[Step, Value, Array], None] | None = None,
         profile: bool = False,
         stream: Stream | None = None,
     ) -> list[Array]:
-        """Compute; the outputs as new arrays. `after(step)` is called after every action, `watch(step, its rows)` when
-        a step has float32 rows and all its actions are done."""
+        """Compute; the outputs as new arrays. `after(step)` is called after every action, `watch(step, value, rows)`
+        when rows are complete: a step's whole result, or a strip of it."""
         arena.reserve(self.arena_bytes)
         outputs = [np.empty((v.grid.rows, v.channels), np.float32) for v in self.outputs]
         found = _Addresses(trace, arena, outputs)
@@ -143,9 +149,9 @@ class Program:
                     self.seconds.append(time.perf_counter() - started)
                 step = trace.steps[action.step]
                 after(step)
-                ended = index + 1 == len(self.actions) or self.actions[index + 1].step != action.step
-                if watch is not None and ended and step.output.number in self.dense:
-                    watch(step, found.matrix(self.dense[step.output.number], step.output))
+                if watch is not None and index in self.shown:
+                    buffer, value = self.shown[index]
+                    watch(step, value, found.matrix(buffer, value))
         finally:
             if stream is not None:
                 stream.end()
@@ -185,14 +191,14 @@ class _Addresses:
 
     def address(self, buffer: Buffer) -> int:
         if buffer.place == "arena":
-            return self.arena.address + buffer.life.offset
+            return self.arena.address + buffer.life.offset + buffer.skip
         if buffer.place == "step":
             given = getattr(self.trace.steps[buffer.index].operation, buffer.attribute)
             array = np.ascontiguousarray(given, np.int64 if given.dtype.kind in "iu" else np.float32)
             self.arrays.append(array)
             return int(array.ctypes.data)
         arrays = self.arrays if buffer.place == "input" else self.outputs
-        return int(arrays[buffer.index].ctypes.data)
+        return int(arrays[buffer.index].ctypes.data) + buffer.skip
 
     def memory(self, buffer: Buffer) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """(bytes of a buffer of the arena, the same with what may be read behind them); of others none."""
@@ -203,5 +209,6 @@ class _Addresses:
 
     def matrix(self, buffer: Buffer, value: Value) -> Array:
         if buffer.place == "arena":
-            return self.arena.floats(buffer.life.offset, value.grid.rows, value.channels)
-        return (self.arrays if buffer.place == "input" else self.outputs)[buffer.index]
+            return self.arena.floats(buffer.life.offset + buffer.skip, value.grid.rows, value.channels)
+        first = buffer.skip // value.row_bytes
+        return (self.arrays if buffer.place == "input" else self.outputs)[buffer.index][first : first + value.grid.rows]
