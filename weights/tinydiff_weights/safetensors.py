@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tinydiff_weights.dtypes import STORAGE, to_float32
 from tinydiff_weights.errors import ModelFileError
 from tinydiff_weights.header import HeaderError, TensorEntry, header_length, parse_header
-from tinydiff_weights.mapping import FileMapping, map_file, open_regular
+from tinydiff_weights.mapping import FileMapping, map_file, mapping_of, open_regular
 from tinydiff_weights.sniff import foreign_kind
 
 
@@ -60,6 +60,10 @@ class StoredTensor:
     def float32(self) -> NDArray[np.float32]:
         """The values, C-contiguous and aligned: the mapped bytes themselves for F32, else a new array."""
         return to_float32(self.raw, self.dtype)
+
+    def table(self) -> NDArray[Any]:
+        """Float32, or half as it lies in the file: for tables of which single rows are used."""
+        return self.aligned() if self.dtype == "F16" else self.float32()
 
     def aligned(self) -> NDArray[Any]:
         """`raw`, copied if its address suits no pointer of its type (files with an unpadded header)."""
@@ -124,9 +128,16 @@ def open_safetensors(path: str | Path) -> SafetensorsFile:
     return SafetensorsFile(path, MappingProxyType(tensors), MappingProxyType(metadata), size, mapping)
 
 
-def check_unchanged(tensors: Iterable[StoredTensor]) -> None:
+class HasRaw(Protocol):
+    """A tensor of any kind: `raw` is a view of its file."""
+
+    @property
+    def raw(self) -> NDArray[Any]: ...
+
+
+def check_unchanged(tensors: Iterable[HasRaw]) -> None:
     """Raise ModelFileError if a file behind one of the tensors was written to since it was opened."""
-    for mapping in {id(m): m for t in tensors if (m := _mapping_of(t.raw)) is not None}.values():
+    for mapping in {id(m): m for t in tensors if (m := mapping_of(t.raw)) is not None}.values():
         _refuse_changed(mapping)
 
 
@@ -138,13 +149,6 @@ def _view(mapping: FileMapping, start: int, entry: TensorEntry, file: str) -> St
     else:
         raw = np.ndarray(entry.shape, storage, buffer=mapping, offset=start + entry.begin)
     return StoredTensor(entry.name, entry.dtype, raw, file)
-
-
-def _mapping_of(raw: NDArray[Any]) -> FileMapping | None:
-    base: object = raw
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return base if isinstance(base, FileMapping) else None
 
 
 def _refuse_changed(mapping: FileMapping) -> None:

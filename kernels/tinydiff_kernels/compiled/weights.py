@@ -1,4 +1,7 @@
-"""Weights as the kernels read them: packed when a program first needs them, and kept for all later ones."""
+"""Weights as the kernels read them: packed when a program first needs them, and kept for all later ones.
+
+Those of a packed file are taken as they lie there (`handles.PackedTensor` and its siblings): nothing is copied.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_kernels.handles import EmbeddingWeight, LowRank, MatmulWeight, Tensor
+from tinydiff_kernels.handles import (
+    EmbeddingWeight,
+    LowRank,
+    MatmulWeight,
+    PackedTensor,
+    PaddedTensor,
+    TableTensor,
+    Tensor,
+)
 from tinydiff_kernels.matmul import packing
 from tinydiff_kernels.matmul.geometry import upsample_weights
 
@@ -38,7 +49,11 @@ class PackedWeights:
         """`parity`: one of the four classes of an upsampled convolution."""
 
         def make() -> packing.Packed:
-            kind, values = self.kind_of(weight), weight.weight.float32()
+            stored = weight.weight
+            ready = stored.packed(gated=gated, parity=parity) if isinstance(stored, PackedTensor) else None
+            if ready is not None:
+                return ready
+            kind, values = self.kind_of(weight), stored.float32()
             if parity is not None:
                 values = upsample_weights(values, parity)
                 kind = "f32" if kind == "f16" else kind  # sums of halves are no halves
@@ -51,6 +66,9 @@ class PackedWeights:
         """Padded to whole panels; zeros where the layer has none."""
 
         def make() -> Float32:
+            ready = weight.bias.padded(gated=gated) if isinstance(weight.bias, PaddedTensor) else None
+            if ready is not None:
+                return ready
             values = np.zeros(weight.outputs, np.float32) if weight.bias is None else weight.bias.float32()
             rows = packing.interleave_gates(values[:, None])[:, 0] if gated else values
             return np.ascontiguousarray(packing.pad_columns(rows), np.float32)
@@ -65,9 +83,11 @@ class PackedWeights:
         )
         return made
 
-    def table(self, weight: EmbeddingWeight) -> Float32:
-        """A table of vectors; only rows that are asked for are used, so it is not copied where it is float32."""
-        made: Float32 = self._once((id(weight), "table"), weight, weight.weight.float32)
+    def table(self, weight: EmbeddingWeight) -> NDArray[Any]:
+        """A table of vectors, float32 or half; only rows that are asked for are used, so it is not copied."""
+        stored = weight.weight
+        make = stored.table if isinstance(stored, TableTensor) else stored.float32
+        made: NDArray[Any] = self._once((id(weight), "table"), weight, make)
         return made
 
     def adapter(self, adapter: LowRank, *, gated: bool = False) -> Adapter:
