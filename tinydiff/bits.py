@@ -39,8 +39,7 @@ def choose_bits(sensitivity: Costs, sizes: Sizes, target: int) -> dict[str, str]
     level = dict.fromkeys(ladders, 0)
     total = sum(sizes[name][ladder[0]] for name, ladder in ladders.items())
     if total > target:
-        least = f"{total / 2**20:.0f} MB"
-        raise InvalidArgumentError(f"target_size: the smallest these layers can be is {least}")
+        raise InvalidArgumentError(f"target {target / 2**20:.1f} MB: the layers alone take {total / 2**20:.1f} MB")
     steps: list[tuple[float, str, int, int]] = []
 
     def offer(name: str) -> None:

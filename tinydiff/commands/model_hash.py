@@ -22,6 +22,7 @@ def files_of(tensors: Iterable[AnyTensor]) -> list[Path]:
 
 
 def hashed_files(source: ModelSource) -> list[Path]:
+    source = source.origin or source
     one_file = source.kind in ("single_file", "packed")
     return [source.path] if one_file else files_of(source.components["unet"].tensors.values())
 

@@ -66,6 +66,7 @@ class ModelSource:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # steps, guidance, width, height (tinydiff.json)
     few_steps: FewStepsSource | None = None  # tinydiff.json
     provenance: Mapping[str, Any] = field(default_factory=dict)  # of a packed file: source hash, version, recipe
+    origin: ModelSource | None = None  # of a packed file in the cache: the model that the caller named
     hints: tuple[str, ...] = ()  # what the user should be told once, a line each
     leftovers: Mapping[str, int] = field(default_factory=dict)  # ignored training leftovers, kind -> count
     unused: tuple[str, ...] = ()  # tensors of the file that no component claims
