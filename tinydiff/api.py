@@ -15,6 +15,7 @@ from tinydiff.conditioning import Conditioning
 from tinydiff.denoise import Loop
 from tinydiff.errors import InvalidArgumentError, NotYetError
 from tinydiff.loading import Model, build
+from tinydiff.packed_cache import packed_source
 from tinydiff.pipeline import Output, generate
 from tinydiff.schedulers import Scheduler, make
 from tinydiff.tokenizer import Tokenizer
@@ -47,16 +48,18 @@ class Pipeline:
         vae: str | Path | None = None,
         prediction_type: str | None = None,
     ) -> Pipeline:
-        """Open a diffusers folder, a single .safetensors file, a cached hub id, or (None) the embedded model.
+        """Open a diffusers folder, a single or packed .safetensors file, a cached hub id, or (None) the embedded model.
 
-        Nothing is read but headers and configs. `threads` bounds the fast kernels; NumPy's own thread pool is set
-        by its environment (OPENBLAS_NUM_THREADS). Raises ModelFileError, UnsupportedModelError, InvalidArgumentError.
+        Nothing is read but headers and configs; `weights="int8"` or `"int4"` of a large model that is not packed first
+        makes a packed copy in the cache folder (minutes, once; see `packed_cache`). `threads` bounds the fast kernels;
+        NumPy's own thread pool is set by its environment (OPENBLAS_NUM_THREADS). Raises ModelFileError,
+        UnsupportedModelError, InvalidArgumentError.
         """
         if memory is not None:
             raise NotYetError("memory= is not available in this version; leave it out")
         if threads is not None:
             arguments.whole("threads", threads, 1, 1024)
-        source = open_model(path, vae=vae)
+        source = packed_source(open_model(path, vae=vae), weights, backend)
         return cls(build(source, weights=weights, backend=backend, prediction_type=prediction_type, threads=threads))
 
     def encode_prompt(

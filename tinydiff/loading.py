@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from tinydiff.backends import BACKENDS, Backends
 from tinydiff.clip import CLIPTextEncoder
 from tinydiff.config import CLIPConfig, TinyVAEConfig, UNetConfig, VAEConfig
-from tinydiff.errors import ModelFileError, UnsupportedModelError
+from tinydiff.errors import InvalidArgumentError, ModelFileError, UnsupportedModelError
 from tinydiff.few_steps import FewSteps
 from tinydiff.observers import CancelToken
+from tinydiff.packed import mapped
 from tinydiff.parameters import NamedTensor, Parameters, first_names
 from tinydiff.recipe import WEIGHTS
 from tinydiff.schedulers import sd_pipeline_config
@@ -29,6 +30,7 @@ from tinydiff.unet import UNet
 from tinydiff.vae import VAE
 from tinydiff_kernels.backend import Backend
 from tinydiff_kernels.handles import SlicedTensor
+from tinydiff_weights.packed import weights_of
 from tinydiff_weights.source import Component, ModelSource
 
 
@@ -65,12 +67,14 @@ def build(
         raise unknown("backend", backend, BACKENDS)
     if weights not in WEIGHTS:
         raise unknown("weights", weights, WEIGHTS)
+    if source.kind == "packed":
+        weights = _packed_weights(source, weights)
     cancel = CancelToken()
     backends = Backends(backend, weights, cancel, threads)
 
     def parts(name: str) -> tuple[Component, Parameters, Backend]:
         component = source.components[name]
-        tensors: Mapping[str, NamedTensor] = component.tensors
+        tensors: Mapping[str, NamedTensor] = mapped(component.tensors)
         if weights == "float16":
             tensors = {k: Halved(v) for k, v in tensors.items()}
         return component, Parameters(tensors, component.path), backends.make(name, component.config)
@@ -105,6 +109,14 @@ def build(
         (*source.hints, *hints, *_unused(source)),
         None if source.few_steps is None else FewSteps(source.few_steps, unet.weights),
     )
+
+
+def _packed_weights(source: ModelSource, weights: str) -> str:
+    """A packed file's weights are what they are: "auto", or its own name, which means the same."""
+    own = weights_of(source)
+    if weights not in ("auto", own):
+        raise InvalidArgumentError(f"weights={weights!r}: {str(source.path)!r} is packed as {own or 'it is'} already")
+    return "auto"
 
 
 @dataclass(frozen=True)

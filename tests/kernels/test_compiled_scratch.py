@@ -27,7 +27,11 @@ def pair(name: str, dtype: str) -> tuple[Any, Any, Any]:
     """A network that keeps packed weights, one that packs as it goes, and one without weights."""
     config = UNETS[name] if name in UNETS else VAES[name]
     tensors = stored(random_tensors(class_name(config), config, 3), dtype)
-    backends = Compiled(kind_of, threads=2), Compiled(kind_of, threads=2, keep=False), Dry(kind_of, threads=2, keep=False)
+    backends = (
+        Compiled(kind_of, threads=2),
+        Compiled(kind_of, threads=2, keep=False),
+        Dry(kind_of, threads=2, keep=False),
+    )
     return tuple(network(config, tensors, backend) for backend in backends)  # type: ignore[return-value]
 
 

@@ -143,6 +143,7 @@ def load(settings: Settings, console: Console) -> tuple[Pipeline, Scheduler]:
     from tinydiff.arguments import settle_scheduler, steps_and_guidance
 
     chosen = {name: settings[name] for name in ("weights", "backend") if settings[name] is not None}
+    make_packed_copy(settings, console)
     pipe = Pipeline.from_pretrained(
         settings["model"],
         memory=settings["memory"],
@@ -159,6 +160,21 @@ def load(settings: Settings, console: Console) -> tuple[Pipeline, Scheduler]:
     steps, _ = steps_and_guidance(pipe.model, settings["steps"], settings["cfg"])
     sampler = settings["sampler"] if settings["sampler"] is not None else pipe.scheduler
     return pipe, settle_scheduler(pipe.model, sampler, steps, settings["eta"], None, None)
+
+
+def make_packed_copy(settings: Settings, console: Console) -> None:
+    """Integer weights of a large model come from a packed file in the cache: made here, with progress, if need be."""
+    from tinydiff.commands.quantize import bar
+    from tinydiff.packed_cache import packed_source
+    from tinydiff.recipe import INTEGERS
+    from tinydiff_weights.open import open_model
+
+    if settings["weights"] in INTEGERS:
+        source = open_model(settings["model"], vae=settings["vae"])
+        packed = packed_source(source, settings["weights"], settings["backend"] or "auto", bar(console))
+        console.clear()
+        if packed is not source:
+            console.note(f"packed copy: {packed.path}")
 
 
 def draw(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,10 @@ class StoredTensor:
         if self.dtype == "F16":
             return np.require(part, requirements=["C_CONTIGUOUS", "ALIGNED"])
         return to_float32(part, self.dtype)
+
+    def table(self) -> NDArray[Any]:
+        """Float32, or half as it lies in the file: for tables of which single rows are used."""
+        return self.aligned() if self.dtype == "F16" else self.float32()
 
     def aligned(self) -> NDArray[Any]:
         """`raw`, copied if its address suits no pointer of its type (files with an unpadded header)."""
@@ -131,7 +135,14 @@ def open_safetensors(path: str | Path) -> SafetensorsFile:
     return SafetensorsFile(path, MappingProxyType(tensors), MappingProxyType(metadata), size, mapping)
 
 
-def check_unchanged(tensors: Iterable[StoredTensor]) -> None:
+class HasRaw(Protocol):
+    """A tensor of any kind: `raw` is a view of its file."""
+
+    @property
+    def raw(self) -> NDArray[Any]: ...
+
+
+def check_unchanged(tensors: Iterable[HasRaw]) -> None:
     """Raise ModelFileError if a file behind one of the tensors was written to since it was opened."""
     for mapping in {id(m): m for t in tensors if (m := mapping_of(t.raw)) is not None}.values():
         _refuse_changed(mapping)

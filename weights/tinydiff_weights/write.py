@@ -75,11 +75,11 @@ def atomic_write(path: str | Path, *, overwrite: bool = True) -> Iterator[Binary
         if overwrite:
             os.replace(temporary, path)
         else:
-            _publish_new(temporary, path)
+            publish_new(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    _fsync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
 def atomic_write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> None:
@@ -88,7 +88,7 @@ def atomic_write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True)
         file.write(data)
 
 
-def _publish_new(temporary: Path, path: Path) -> None:
+def publish_new(temporary: Path, path: Path) -> None:
     """Name `temporary` `path` unless that is taken: link() then refuses, rename() would replace."""
     try:
         os.link(temporary, path)
@@ -104,7 +104,7 @@ def _publish_new(temporary: Path, path: Path) -> None:
             raise
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make the new name durable. Some file systems refuse this; the file itself is complete either way."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

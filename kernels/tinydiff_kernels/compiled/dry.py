@@ -16,8 +16,8 @@ from tinydiff_kernels.compiled.backend import Compiled
 from tinydiff_kernels.compiled.program import Program
 from tinydiff_kernels.compiled.scratch import Unpacked
 from tinydiff_kernels.compiled.trace import Step, Trace
-from tinydiff_kernels.compiled.weights import KindOf, PackedWeights, Parity
-from tinydiff_kernels.handles import EmbeddingWeight, MatmulWeight, Tensor
+from tinydiff_kernels.compiled.weights import KindOf, PackedWeights, Parity, in_place
+from tinydiff_kernels.handles import EmbeddingWeight, MatmulWeight, PaddedTensor, Tensor
 from tinydiff_kernels.matmul.descriptor import PANEL
 from tinydiff_kernels.matmul.packing import CHANNEL_MULTIPLE, GATE_WIDTH, Kind, Packed
 from tinydiff_kernels.ref.quantised_weights import GROUP
@@ -38,24 +38,49 @@ class Dry(Compiled):
 
 
 class ShapesOfWeights(PackedWeights):
-    """Packed weights as views of one zero."""
+    """Packed weights as views of one zero. `anonymous`: bytes that the real ones would take beside their file."""
 
-    def packed(
-        self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None
-    ) -> Packed | Unpacked:
+    def __init__(self, kind_of: KindOf, *, keep: bool = True) -> None:
+        super().__init__(kind_of, keep=keep)
+        self.anonymous = 0
+
+    def packed(self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None) -> Packed | Unpacked:
         kind, shape = self._kind(weight, parity), weight.weight.shape
+        ready = in_place(weight, gated, parity)
+        if ready is not None:
+            return ready
         if not self.keep and kind in ("f32", "f16"):
             return Unpacked(weight, kind, gated, parity)
         if parity is not None:
             shape = (*shape[:2], 2, 2)
-        made: Packed = self._once((id(weight), gated, parity), weight, lambda: packed_shape(shape, kind, gated=gated))
+
+        def make() -> Packed:
+            packed = packed_shape(shape, kind, gated=gated)
+            parts = (packed.data, packed.scales, packed.sums, packed.group_scales)
+            self.anonymous += sum(part.nbytes for part in parts if part is not None)
+            return packed
+
+        made: Packed = self._once((id(weight), gated, parity), weight, make)
         return made
 
     def bias(self, weight: MatmulWeight, *, gated: bool = False) -> NDArray[np.float32]:
-        return nothing((PANEL * panels_of(weight.outputs, gated=gated),), np.float32)
+        def make() -> NDArray[np.float32]:
+            padded = nothing((PANEL * panels_of(weight.outputs, gated=gated),), np.float32)
+            ready = weight.bias.padded(gated=gated) if isinstance(weight.bias, PaddedTensor) else None
+            self.anonymous += padded.nbytes if ready is None else 0
+            return padded if ready is None else ready
+
+        made: NDArray[np.float32] = self._once((id(weight), gated, "bias"), weight, make)
+        return made
 
     def vector(self, tensor: Tensor) -> NDArray[np.float32]:
-        return nothing(tensor.shape, np.float32)
+        def make() -> NDArray[np.float32]:
+            values = nothing(tensor.shape, np.float32)
+            self.anonymous += 0 if getattr(tensor, "dtype", "") == "F32" else values.nbytes
+            return values
+
+        made: NDArray[np.float32] = self._once((id(tensor), "vector"), tensor, make)
+        return made
 
     def table(self, weight: EmbeddingWeight) -> NDArray[np.float32]:
         return nothing(weight.weight.shape, np.float32)

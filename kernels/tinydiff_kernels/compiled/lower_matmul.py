@@ -18,11 +18,10 @@ from tinydiff_kernels.compiled.trace import Step, Value
 from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul import descriptor as d
 from tinydiff_kernels.matmul.call import matmul_fields
-from tinydiff_kernels.matmul.geometry import Geometry, conv_geometry, linear_geometry, upsample_geometry
+from tinydiff_kernels.matmul.geometry import PARITIES, Geometry, conv_geometry, linear_geometry, upsample_geometry
 from tinydiff_kernels.matmul.packing import Packed
 from tinydiff_kernels.rows import Array, Grid
 
-PARITIES = ((0, 0), (0, 1), (1, 0), (1, 1))
 QUANTISED = ("i8", "i8_limited", "i4")
 
 
@@ -200,7 +199,7 @@ def conv(b: Builder, step: Step) -> None:
     o: Any = step.operation
     x: Value = o.x
     if o.upsample_to is not None:
-        if doubles(o) and not o.weight.adapters:
+        if o.doubles and not o.weight.adapters:
             upsampled(b, step)
             return
         x = forms.enlarged(b, x, o.upsample_to)
@@ -217,17 +216,11 @@ def conv(b: Builder, step: Step) -> None:
     multiply(b, packed, placed(image, packed.outputs), image, _epilogue(b, o, residual), b.result(step.output))
 
 
-def doubles(o: Any) -> bool:
-    """Nearest-2x and a plain 3x3 convolution: four classes of 2x2 taps on the small image do the same."""
-    twice = o.upsample_to == (2 * o.x.grid.height, 2 * o.x.grid.width)
-    return bool(twice and o.weight.kernel == (3, 3) and o.stride == 1 and o.padding == (1, 1, 1, 1))
-
-
 def upsampled(b: Builder, step: Step) -> None:
     o: Any = step.operation
-    residual, kind = _residual(b, o), b.weights.kind_of(o.weight)
-    image = image_operand(b, o.x, o.padding, o.border, quantised=kind in QUANTISED)
+    residual, classes = _residual(b, o), [b.weights.packed(o.weight, parity=parity) for parity in PARITIES]
+    image = image_operand(b, o.x, o.padding, o.border, quantised=classes[0].kind in QUANTISED)
     epilogue, output = _epilogue(b, o, residual), b.result(step.output)
-    for parity in PARITIES:
+    for parity, packed in zip(PARITIES, classes, strict=True):
         geometry = upsample_geometry(image.grid, image.stride, step.output.row_bytes, parity)
-        multiply(b, b.weights.packed(o.weight, parity=parity), geometry, image, epilogue, output)
+        multiply(b, packed, geometry, image, epilogue, output)

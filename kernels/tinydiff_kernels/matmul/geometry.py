@@ -12,6 +12,7 @@ from tinydiff_kernels.matmul.descriptor import as_offsets, padded_offsets
 from tinydiff_kernels.rows import Grid
 
 Int64 = NDArray[np.int64]
+PARITIES = ((0, 0), (0, 1), (1, 0), (1, 1))  # of the output pixels of nearest-2x upsampling: row, column
 
 
 @dataclass(frozen=True, eq=False)
