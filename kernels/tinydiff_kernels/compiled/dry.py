@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tinydiff_kernels.compiled.backend import Compiled
 from tinydiff_kernels.compiled.program import Program
 from tinydiff_kernels.compiled.scratch import Unpacked
-from tinydiff_kernels.compiled.trace import Step, Trace
+from tinydiff_kernels.compiled.trace import Step, Trace, Value
 from tinydiff_kernels.compiled.weights import KindOf, PackedWeights, Parity, in_place
 from tinydiff_kernels.handles import EmbeddingWeight, MatmulWeight, PaddedTensor, Tensor
 from tinydiff_kernels.matmul.descriptor import PANEL
@@ -33,7 +33,9 @@ class Dry(Compiled):
         super().__init__(kind_of, threads=threads)
         self._weights = ShapesOfWeights(kind_of, keep=keep)
 
-    def _run(self, program: Program, trace: Trace, watch: Callable[[Step, Array], None] | None = None) -> list[Array]:
+    def _run(
+        self, program: Program, trace: Trace, watch: Callable[[Step, Value, Array], None] | None = None
+    ) -> list[Array]:
         return [np.zeros((v.grid.rows, v.channels), np.float32) for v in program.outputs]
 
 
