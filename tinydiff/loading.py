@@ -27,6 +27,7 @@ from tinydiff.tokenizer import Tokenizer
 from tinydiff.unet import UNet
 from tinydiff.vae import VAE
 from tinydiff_kernels.backend import Backend
+from tinydiff_weights.safetensors import check_unchanged
 from tinydiff_weights.source import Component, ModelSource
 
 
@@ -52,6 +53,11 @@ class Model:
     defaults: Defaults
     cancel: CancelToken
     hints: tuple[str, ...]
+
+    def check_files(self) -> None:
+        """Raise ModelFileError if a file of the model was changed, cut or replaced since it was opened."""
+        for component in self.source.components.values():
+            check_unchanged(component.tensors.values(), replaced=True)
 
 
 def build(
