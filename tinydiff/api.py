@@ -16,7 +16,7 @@ from tinydiff.denoise import Loop
 from tinydiff.errors import InvalidArgumentError, NotYetError
 from tinydiff.loading import Model, build
 from tinydiff.packed_cache import packed_source
-from tinydiff.pipeline import Output, generate
+from tinydiff.pipeline import Output, Watcher, generate
 from tinydiff.schedulers import Scheduler, make
 from tinydiff.tokenizer import Tokenizer
 from tinydiff_weights.open import open_model
@@ -98,6 +98,7 @@ class Pipeline:
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        watcher: Watcher | None = None,
     ) -> Output:
         """A picture. Arguments mean what they mean in diffusers; None takes the model's default.
 
@@ -105,7 +106,9 @@ class Pipeline:
         gets (pipeline, step, timestep, {"latents", "denoised"}) and may return {"latents": ...} to replace them.
         `guidance_interval`: guidance from one share of the steps to another, 0 to 1; outside it the prompt alone,
         for half the work (Kynkaanniemi et al. 2024, arXiv:2404.07724).
-        Raises InvalidArgumentError, NonFiniteError (a layer gave NaN), Cancelled.
+        `watcher`: is told of every stage and step, and may go on with an interrupted picture (tinydiff.journal).
+        Raises InvalidArgumentError, NonFiniteError (a layer gave NaN), Cancelled, ModelFileError (a file of the model
+        was changed since it was opened).
         """
         self.model.cancel.clear()
         s = arguments.settle(
@@ -123,7 +126,7 @@ class Pipeline:
             raise InvalidArgumentError("callback_on_step_end must be a function")
         report = None if callback_on_step_end is None else self._reporter(callback_on_step_end)
         try:
-            return generate(self.model, prompt, negative_prompt, s, steps, report)
+            return generate(self.model, prompt, negative_prompt, s, steps, report, watcher)
         finally:
             self.model.cancel.clear()
 

@@ -31,6 +31,7 @@ from tinydiff.vae import VAE
 from tinydiff_kernels.backend import Backend
 from tinydiff_kernels.handles import SlicedTensor
 from tinydiff_weights.packed import weights_of
+from tinydiff_weights.safetensors import check_unchanged
 from tinydiff_weights.source import Component, ModelSource
 
 
@@ -57,6 +58,11 @@ class Model:
     cancel: CancelToken
     hints: tuple[str, ...]
     few_steps: FewSteps | None = None
+
+    def check_files(self) -> None:
+        """Raise ModelFileError if a file of the model was changed, cut or replaced since it was opened."""
+        for component in self.source.components.values():
+            check_unchanged(component.tensors.values(), replaced=True)
 
 
 def build(

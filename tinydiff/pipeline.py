@@ -38,6 +38,26 @@ class Output:
     timings: dict[str, Any]  # seconds: "text", "steps" (one per step), "decode", "total"
 
 
+class Watcher:
+    """Is told how a picture proceeds, and may take its loop up where an earlier run left it. This one does neither."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins: one of STAGES."""
+
+    def finished(self, shape: tuple[int, ...], steps: int) -> tuple[F32, list[float]] | None:
+        """Latents of this shape that have all their steps behind them, and the seconds of those; None: make them."""
+        return None
+
+    def begin(self, loop: Loop) -> None:
+        """The loop is ready for its first step; what is put into its state now is where it begins."""
+
+    def step(self, loop: Loop) -> None:
+        """A step has ended."""
+
+
+STAGES = TEXT, DENOISING, DECODING = "text encoder", "denoising", "VAE decode"
+
+
 def generate(
     model: Model,
     prompt: str | Conditioning,
@@ -45,22 +65,51 @@ def generate(
     s: Settings,
     scheduler: Scheduler,
     report: Callable[[Loop], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> Output:
-    """Text, loop, decoder. `report` is called after every step; `scheduler` has its timesteps set."""
+    """Text, loop, decoder. `report` is called after every step; `scheduler` has its timesteps set.
+
+    Raises ModelFileError if a file of the model was changed since it was opened.
+    """
+    model.check_files()
+    watcher = Watcher() if watcher is None else watcher
     marks = [time.perf_counter()]
-    conditioning = prompt
-    if not isinstance(conditioning, Conditioning):
-        conditioning = model.text.condition(conditioning, negative, s.clip_skip)
+    done = watcher.finished(latent_shape(model, s), len(scheduler.timesteps))
+    if done is None:
+        watcher.stage(TEXT)
+        conditioning = prompt
+        if not isinstance(conditioning, Conditioning):
+            conditioning = model.text.condition(conditioning, negative, s.clip_skip)
+        marks.append(time.perf_counter())
+        watcher.stage(DENOISING)
+        done = denoise(start_loop(model, conditioning, s, scheduler), report, watcher)
+    latents, seconds = done
     marks.append(time.perf_counter())
-    loop = start_loop(model, conditioning, s, scheduler)
-    loop.after_step = report
-    latents = loop.run()
-    marks.append(time.perf_counter())
+    watcher.stage(DECODING)
     images = latents if s.output_type == "latent" else decode(model, latents)
     marks.append(time.perf_counter())
-    text, _, decoding = np.diff(marks).tolist()
-    timings = {"text": text, "steps": loop.seconds, "decode": decoding, "total": marks[-1] - marks[0]}
+    text = marks[1] - marks[0]
+    timings = {"text": text, "steps": seconds, "decode": marks[-1] - marks[-2], "total": marks[-1] - marks[0]}
     return Output(to_pil(images) if s.output_type == "pil" else images, s.seed, timings)
+
+
+def denoise(loop: Loop, report: Callable[[Loop], None] | None, watcher: Watcher) -> tuple[F32, list[float]]:
+    """The loop from its beginning, or from where the watcher takes it up: latents, and seconds of each step."""
+    watcher.begin(loop)
+
+    def after_step(loop: Loop) -> None:
+        if report is not None:
+            report(loop)  # may exchange the latents, which the watcher then sees
+        watcher.step(loop)
+
+    loop.after_step = after_step
+    return loop.run(), loop.seconds
+
+
+def latent_shape(model: Model, s: Settings) -> tuple[int, int, int, int]:
+    """[B, C, h, w] of the latents of a call."""
+    vae = model.vae.config
+    return s.images, vae.latent_channels, s.height // vae.factor, s.width // vae.factor
 
 
 def start_loop(model: Model, conditioning: Conditioning, s: Settings, scheduler: Scheduler) -> Loop:
@@ -68,7 +117,7 @@ def start_loop(model: Model, conditioning: Conditioning, s: Settings, scheduler:
     if model.few_steps is not None:
         model.few_steps.switch(s.few_steps)
     vae, unet = model.vae.config, model.unet.config
-    shape = (1, vae.latent_channels, s.height // vae.factor, s.width // vae.factor)
+    shape = (1, *latent_shape(model, s)[1:])
     generators = batch_generators(s.seed, s.images)
     scheduler.set_noise_seeds([image_seed(s.seed, i) for i in range(s.images)])
     noise = s.latents if s.latents is not None else np.concatenate([g.normal(shape) for g in generators])

@@ -15,7 +15,6 @@ from tinydiff.suggest import nearest
 
 PLANNED = {
     "plan": "predict memory and time of a picture",
-    "resume": "go on with an interrupted picture",
     "bench": "measure speed on this machine",
 }
 SETTINGS_HELP = """\
@@ -65,6 +64,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     commands: dict[str, Parser] = {}
     for name, what, arguments in (
         ("generate", "make a picture from a prompt", _generate),
+        ("resume", "go on with a picture that was interrupted", _resume),
         ("info", "say what a model is, without reading its weights", _info),
         ("quantize", "pack a model into one file of int8 or int4 weights", _quantize),
         ("doctor", "say what this machine is and how tinydiff uses it", _doctor),
@@ -132,8 +132,23 @@ def _generate(p: Parser) -> None:
         ("--threads", "N", "CPU threads"),
     ):
         p.add_argument(flag, dest="output" if flag == "-o" else None, metavar=value, help=what)
+    p.add_argument(
+        "--journal",
+        nargs="?",
+        const="on",
+        metavar="FILE",
+        help="keep what is done after every step, for `tinydiff resume`; FILE.journal names where, off switches it off "
+        "(default: on phones only)",
+    )
     p.add_argument("--force", action="store_true", help="replace FILE if it exists")
     p.add_argument("--no-metadata", action="store_true", help="leave prompt and settings out of the PNG")
+    p.add_argument("--quiet", action="store_true", help="no progress, hints or summary; warnings and errors only")
+
+
+def _resume(p: Parser) -> None:
+    p.add_argument("journal", nargs="?", metavar="JOURNAL", help="the journal (default: of the latest picture)")
+    p.add_argument("-o", dest="output", metavar="FILE", help="the PNG to write (default: as it was asked for)")
+    p.add_argument("--force", action="store_true", help="replace FILE if it exists")
     p.add_argument("--quiet", action="store_true", help="no progress, hints or summary; warnings and errors only")
 
 

@@ -60,6 +60,14 @@ class FileMapping(mmap.mmap):
         same_file = (now.device, now.inode) == (self.identity.device, self.identity.inode)
         return same_file and now != self.identity
 
+    def replaced(self) -> bool:
+        """True if another file has the name by now. The mapped bytes are still the old ones, and whole."""
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) != (self.identity.device, self.identity.inode)
+
 
 _live: WeakValueDictionary[FileIdentity, FileMapping] = WeakValueDictionary()
 _lock = threading.Lock()

@@ -142,10 +142,15 @@ class HasRaw(Protocol):
     def raw(self) -> NDArray[Any]: ...
 
 
-def check_unchanged(tensors: Iterable[HasRaw]) -> None:
-    """Raise ModelFileError if a file behind one of the tensors was written to since it was opened."""
+def check_unchanged(tensors: Iterable[HasRaw], *, replaced: bool = False) -> None:
+    """Raise ModelFileError if a file behind one of the tensors was written to since it was opened.
+
+    `replaced`: also if another file has its name by now, which is safe but not what the name promises.
+    """
     for mapping in {id(m): m for t in tensors if (m := mapping_of(t.raw)) is not None}.values():
         _refuse_changed(mapping)
+        if replaced and mapping.replaced():
+            raise ModelFileError(mapping.path, "was replaced after it was opened", hint="Load the model again")
 
 
 def _view(mapping: FileMapping, start: int, entry: TensorEntry, file: str) -> StoredTensor:
