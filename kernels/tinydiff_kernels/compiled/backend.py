@@ -74,8 +74,21 @@ class Compiled(Backend):
         self.strips: StripPolicy | None = None  # of the network that runs next; see `strips.py`
         self.programs: OrderedDict[Any, Program] = OrderedDict()  # newest last
         self.stream = stream
+        self.kind_of, self._keep = kind_of, keep
         self._weights = PackedWeights(kind_of, keep=keep)
         self._trace = Trace()
+
+    def limit(self, stream: Stream | None) -> None:
+        """From now on weights stream and none that can be packed in use is kept; with None all as without a limit."""
+        if (stream is None) != self._keep:
+            self._keep = stream is None
+            self.forget()
+        self.stream = stream
+
+    def forget(self) -> None:
+        """Give back programs and packed weights: the next run makes them anew."""
+        self.programs.clear()
+        self._weights = PackedWeights(self.kind_of, keep=self._keep)
 
     def run(self, operation: op.Operation) -> Rows:
         """Recorded, not computed; see `make`."""

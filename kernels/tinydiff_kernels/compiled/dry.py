@@ -31,7 +31,7 @@ class Dry(Compiled):
 
     def __init__(self, kind_of: KindOf, *, threads: int | None, keep: bool = True) -> None:
         super().__init__(kind_of, threads=threads)
-        self._weights = ShapesOfWeights(kind_of, keep=keep)
+        self.shapes = self._weights = ShapesOfWeights(kind_of, keep=keep)
 
     def _run(
         self, program: Program, trace: Trace, watch: Callable[[Step, Value, Array], None] | None = None
