@@ -44,6 +44,24 @@ TABLE: dict[type[op.Operation], Lower] = {
 PROGRAMS_KEPT = 8
 
 
+def fill(builder: Builder, outputs: list[Value], strips: StripPolicy | None, *, plainly: bool = False) -> None:
+    """Lower a builder's trace, in strips where there is a policy. `plainly`: every step writes its float32 rows, norms
+    and concatenations too, and shows them."""
+    trace = builder.trace
+    if strips is not None:
+        schedule = Schedule(trace, outputs, strips, lambda weight: builder.weights.kind_of(weight) in QUANTISED)
+        StripBuild(builder, schedule, strips.lines, TABLE, plainly=plainly).run()
+        return
+    for index, step in enumerate(trace.steps):
+        builder.step = index
+        TABLE[type(step.operation)](builder, step)
+        if plainly:
+            forms.dense(builder, step.output)
+            builder.show(step.output)
+    for value in outputs:
+        forms.dense(builder, value)
+
+
 class Compiled(Backend):
     """Float32 activations and epilogues; weights as `kind_of` says. `arena` may be shared by the networks of a
     pipeline; `keep` and `stream`: see `PackedWeights` and `program.Stream`, for networks under a memory limit.
@@ -122,20 +140,8 @@ class Compiled(Backend):
         return result
 
     def _build(self, trace: Trace, outputs: list[Value], *, plainly: bool = False) -> Program:
-        """`plainly`: every step writes its float32 rows, norms and concatenations too."""
         builder = Builder(trace, outputs, self._weights, self.threads, FLIP * dispatch.choose().path.signed_bytes)
-        if self.strips is not None:
-            schedule = Schedule(trace, outputs, self.strips, lambda weight: self._weights.kind_of(weight) in QUANTISED)
-            StripBuild(builder, schedule, self.strips.lines, TABLE, plainly=plainly).run()
-            return builder.finish()
-        for index, step in enumerate(trace.steps):
-            builder.step = index
-            TABLE[type(step.operation)](builder, step)
-            if plainly:
-                forms.dense(builder, step.output)
-                builder.show(step.output)
-        for value in outputs:
-            forms.dense(builder, value)
+        fill(builder, outputs, self.strips, plainly=plainly)
         return builder.finish()
 
     def _run(

@@ -8,10 +8,10 @@ concatenation that only norms and quantisers read is never written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,15 @@ class Activation:
     dense: Buffer | None = None
     deferred: Any = None  # a GroupNorm, LayerNorm or Concat
     forms: dict[Any, Any] = field(default_factory=dict)
+
+
+class Strip(Protocol):
+    """A part of a pass that adds its own launches."""
+
+    @property
+    def signature(self) -> Any: ...
+
+    def run(self) -> None: ...
 
 
 class Builder:
@@ -139,13 +148,33 @@ class Builder:
             inside, self._known, self._buffers = self._buffers, self._outside, buffers
         lives, life = [buffer.life for buffer in inside if buffer.life.last >= 0], workspace.life
         life.nbytes = max(life.nbytes, place(lives))
-        life.first = min([life.first, *(x.first for x in lives)])
-        life.last = max([life.last, *(x.last for x in lives)])
         self._inside.append((workspace, lives))
 
     def outside(self, value: Value) -> Activation:
         """What is known of a value of the trace, also while a strip is built."""
         return self._outside[value.number]
+
+    def strips(self, key: Any, workspace: Buffer, outer: list[Buffer], strips: Sequence[Strip]) -> None:
+        """Launches of all strips of a pass, which use `outer` and their workspace. Passes with equal keys, and within
+        one pass strips with equal signatures, differ in addresses only."""
+        start = len(self.actions)
+        for strip in strips:
+            with self.within(workspace):
+                strip.run()
+        self.span_launches([workspace, *outer], start)
+
+    def span_launches(self, buffers: list[Buffer], start: int) -> None:
+        """Buffers live through all launches since `start`."""
+        for buffer in buffers:
+            buffer.life.first = min(buffer.life.first, start)
+            buffer.life.last = max(buffer.life.last, len(self.actions) - 1)
+
+    def overlay(self, buffer: Buffer, lead: int) -> Buffer:
+        """The same memory from `lead` bytes earlier on."""
+        life, skip = buffer.life, buffer.skip - lead
+        grown = max(0, -skip - life.lead)
+        life.lead, life.nbytes = life.lead + grown, life.nbytes + grown
+        return buffer.part(-lead)
 
     # ---- actions -----------------------------------------------------------------------------------------
 
@@ -193,6 +222,8 @@ class Builder:
 
     def finish(self) -> Program:
         total = place([buffer.life for buffer in self._buffers if buffer.life.last >= 0])
+        for buffer in self._buffers:
+            buffer.life.offset += buffer.life.lead
         for workspace, lives in self._inside:
             for life in lives:
                 life.offset += workspace.life.offset

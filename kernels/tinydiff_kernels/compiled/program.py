@@ -204,7 +204,7 @@ class _Addresses:
         """(bytes of a buffer of the arena, the same with what may be read behind them); of others none."""
         if buffer.place != "arena":
             return self.arena.memory[:0], self.arena.memory[:0]
-        start, nbytes = buffer.life.offset + self.arena.start, buffer.life.nbytes
+        start, nbytes = buffer.life.offset - buffer.life.lead + self.arena.start, buffer.life.nbytes
         return self.arena.memory[start : start + nbytes], self.arena.memory[start : start + nbytes + SLACK]
 
     def matrix(self, buffer: Buffer, value: Value) -> Array:

@@ -14,10 +14,11 @@ from tinydiff_kernels import operations as op
 from tinydiff_kernels.compiled import forms
 from tinydiff_kernels.compiled.build import Builder
 from tinydiff_kernels.compiled.lower_matmul import upsampled
-from tinydiff_kernels.compiled.program import Buffer
-from tinydiff_kernels.compiled.strip_lines import DEFERRED, Span, aligned, needed, strips, window
+from tinydiff_kernels.compiled.program import MOVED, Buffer
+from tinydiff_kernels.compiled.strip_lines import DEFERRED, Span, aligned, needed, operands, strips, window
 from tinydiff_kernels.compiled.strip_schedule import Goal, Pass, Schedule
 from tinydiff_kernels.compiled.trace import Step, Value, field_names
+from tinydiff_kernels.elementwise import descriptor as e
 from tinydiff_kernels.norm import group
 from tinydiff_kernels.rows import Grid
 
@@ -35,15 +36,17 @@ class StripBuild:
         self.b, self.schedule, self.lines, self.table, self.plainly = builder, schedule, lines, table, plainly
         self._tables: dict[int, Tables] = {}  # of owners whose statistics a pass took
         self._stats: dict[int, Buffer] = {}
+        self._replaced: set[int] = set()  # values whose memory has another one now
+        self.staged: set[int] = set()  # targets of this pass that are copied to their place at the end of a strip
 
     def run(self) -> None:
         b, schedule = self.b, self.schedule
         for step in schedule.steps:
             if isinstance(step.operation, DEFERRED):
                 b.defer(step.operation, step.output)
-        for item in schedule.items:
+        for number, item in enumerate(schedule.items):
             if isinstance(item, Pass):
-                self._pass(item)
+                self._pass(item, number)
                 continue
             step, b.step = schedule.steps[item], item
             self.table[type(step.operation)](b, step)
@@ -51,33 +54,65 @@ class StripBuild:
             if self.plainly:
                 b.show(step.output)
 
-    def _pass(self, p: Pass) -> None:
+    def _pass(self, p: Pass, number: int) -> None:
         b = self.b
         for index in p.cone:
             for owner in self._owners_of(index):
                 b.step = index
                 self._table(owner)
+        grid, workspace = p.goals[0].target.grid, b.room(0)
+        made = [_Strip(self, p, image, span) for image in range(grid.batch) for span in strips(grid.height, self.lines)]
+        self.staged = set()
         for goal in p.goals:
             if goal.owner is None:
-                self._keep(goal.target)
+                self._keep(goal.target, p, number, made)
             else:
                 self._stats[goal.owner.number] = b.room(self._stats_bytes(goal))
-        grid, workspace = p.goals[0].target.grid, b.room(0)
-        for image in range(grid.batch):
-            for span in strips(grid.height, self.lines):
-                with b.within(workspace):
-                    _Strip(self, p, image, span).run()
+        b.strips((p, self.lines, tuple(sorted(self.staged))), workspace, self._outer(p), made)
         for goal in p.goals:
             if goal.owner is not None:
                 b.step = self.schedule.maker[goal.target.number]
                 stats = self._stats.pop(goal.owner.number)
                 self._tables[goal.owner.number] = forms.fold(b, goal.owner, self._channels(goal.target), stats)
 
-    def _keep(self, value: Value) -> None:
-        if isinstance(self.schedule.step_of(value).operation, DEFERRED):
-            self.b.known(value).dense = self.b.place(value)
+    def _keep(self, value: Value, p: Pass, number: int, made: list[_Strip]) -> None:
+        """A place for a kept value: where the pass reads a value of the same shape for the last time, that one's."""
+        b, schedule = self.b, self.schedule
+        ending = [
+            n for n in schedule.read_by(p) & schedule.replaceable - self._replaced if schedule.last_read[n] == number
+        ]
+        same = [n for n in ending if _same_shape(schedule.steps[schedule.maker[n]].output, value)]
+        if value.number in schedule.replaceable and same:
+            leads = {n: max(strip.span[0] - strip.spans[n][0] for strip in made if n in strip.spans) for n in same}
+            best = min(same, key=lambda n: (leads[n], n))
+            old = b.known(schedule.steps[schedule.maker[best]].output).dense
+            assert old is not None
+            b.assign(value, b.overlay(old, leads[best] * value.grid.width * value.row_bytes))
+            self._replaced.add(best)
+            if leads[best] or not self._only_added(best, value, p):
+                self.staged.add(value.number)
+        if isinstance(schedule.step_of(value).operation, DEFERRED):
+            b.known(value).dense = b.place(value)
         else:
-            self.b.result(value)
+            b.result(value)
+
+    def _only_added(self, number: int, target: Value, p: Pass) -> bool:
+        """Whether a pass reads a value only to add it, pixel by pixel, to its target."""
+        for index in p.cone:
+            step = self.schedule.steps[index]
+            names = [name for name, v in operands(step) for s in self.schedule.sources(v) if s.number == number]
+            if names and (names != ["residual"] or step.output is not target):
+                return False
+        return True
+
+    def _outer(self, p: Pass) -> list[Buffer]:
+        """What a pass reads and writes beyond its workspace."""
+        b, schedule = self.b, self.schedule
+        found = [self._stats[goal.owner.number] for goal in p.goals if goal.owner is not None]
+        found += [buffer for index in p.cone for owner in self._owners_of(index) for buffer in self._table(owner)]
+        values = [goal.target for goal in p.goals if goal.owner is None]
+        values += [v for index in p.cone for _, v in operands(schedule.steps[index]) if not schedule.recomputed(v)]
+        return found + [rows for rows in (b.outside(value).dense for value in values) if rows is not None]
 
     def _owners_of(self, index: int) -> list[Value]:
         """Values whose tables a step of a cone needs."""
@@ -124,6 +159,8 @@ class _Strip:
 
     def __init__(self, build: StripBuild, p: Pass, image: int, span: Span) -> None:
         self.build, self.b, self.schedule, self.image, self.cone = build, build.b, build.schedule, image, p.cone
+        self.span, self.heights = span, dict[int, int]()
+        self.last_image = image + 1 == p.goals[0].target.grid.batch
         self.kept = {goal.target.number: span for goal in p.goals if goal.owner is None}
         self.tiles = [(goal, self._tiles(goal, span)) for goal in p.goals if goal.owner is not None]
         self.spans = self._spans()
@@ -150,6 +187,17 @@ class _Strip:
             if tiles[0] < tiles[1]:
                 b.step = self.schedule.maker[goal.target.number]
                 self._statistics(goal, tiles)
+        for number in self.kept:
+            if number in self.build.staged:
+                self._copy_out(self._made[number], number)
+
+    @property
+    def signature(self) -> Any:
+        """Equal for strips that differ in addresses only."""
+        ends = self.image == 0, self.last_image
+        spans = [(n, end - first, first == 0, end == self.heights[n]) for n, (first, end) in sorted(self.spans.items())]
+        tiles = [(first * group.TILE_ROWS % goal.target.grid.width, end - first) for goal, (first, end) in self.tiles]
+        return ends, tuple(spans), tuple(tiles)
 
     def _show(self, value: Value) -> None:
         forms.dense(self.b, value)
@@ -163,26 +211,28 @@ class _Strip:
 
     def _spans(self) -> dict[int, Span]:
         """Lines of every value that the strip needs: from the goals backwards, all that consumers ask for."""
-        spans = dict(self.kept)
+        spans = dict[int, Span]()
+        for number, span in self.kept.items():
+            self._widen(spans, self.schedule.steps[self.schedule.maker[number]].output, span)
         for goal, (first, end) in self.tiles:
             grid, tile = goal.target.grid, group.TILE_ROWS
             if first < end:
                 lines = first * tile // grid.width, min(-(-end * tile // grid.width), grid.height)
-                _widen(spans, goal.target, lines)
+                self._widen(spans, goal.target, lines)
         for index in reversed(self.cone):
             step = self.schedule.steps[index]
             number = step.output.number
             if number in spans:
                 spans[number] = aligned(step, spans[number])
                 for _, value, lines in needed(step, spans[number]):
-                    _widen(spans, value, lines)
+                    self._widen(spans, value, lines)
         return spans
 
     def _lower(self, step: Step, span: Span) -> Value:
         """An operation on lines; its result."""
         b, value, o = self.b, step.output, step.operation
         out = b.unnamed(Grid(1, span[1] - span[0], value.grid.width), value.channels)
-        if value.number in self.kept:
+        if value.number in self.kept and value.number not in self.build.staged:
             place = b.outside(value).dense
             assert place is not None
             b.assign(out, place.part(self._offset(value, span[0])))
@@ -254,7 +304,22 @@ class _Strip:
         source = self.lines(target, span)
         forms.stats(self.b, source, self.build.stats_of(goal, self.image, tiles[0]), skipped, end - first)
 
+    def _copy_out(self, made: Value, number: int) -> None:
+        """Lines that take the place of others, once nothing reads those."""
+        index = self.schedule.maker[number]
+        value, self.b.step = self.schedule.steps[index].output, index
+        place = self.b.outside(value).dense
+        assert place is not None
+        fields = e.linear_fields(
+            (made.grid.rows, made.channels), forms.dense(self.b, made), made.row_bytes,
+            place.part(self._offset(value, self.span[0])), made.row_bytes,
+        )  # fmt: skip
+        self.b.launch("elementwise", e.WORDS, fields, MOVED * made.grid.rows * made.channels)
 
-def _widen(spans: dict[int, Span], value: Value, lines: Span) -> None:
-    known = spans.get(value.number, lines)
-    spans[value.number] = min(known[0], lines[0]), max(known[1], lines[1])
+    def _widen(self, spans: dict[int, Span], value: Value, lines: Span) -> None:
+        known, self.heights[value.number] = spans.get(value.number, lines), value.grid.height
+        spans[value.number] = min(known[0], lines[0]), max(known[1], lines[1])
+
+
+def _same_shape(a: Value, b: Value) -> bool:
+    return (a.grid, a.channels) == (b.grid, b.channels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tinydiff_kernels import operations as op
 from tinydiff_kernels.compiled.strip_lines import DEFERRED, by_lines, operands
@@ -52,13 +52,19 @@ class Schedule:
         self.kept = self._kept(outputs, policy)
         self.owners = self._owners(quantised)
         self.items: list[int | Pass] = []
+        self.replaceable = {n for n in self.kept if n in self.maker} - {value.number for value in outputs}
         self._done = {value.number for value, _ in trace.inputs}
         self._order()
+        self.last_read = self._last_reads()
 
     def deferred(self, value: Value) -> bool:
         """Made by its readers."""
         index = self.maker.get(value.number)
         return index is not None and isinstance(self.steps[index].operation, DEFERRED) and value.number not in self.kept
+
+    def recomputed(self, value: Value) -> bool:
+        """Neither kept nor an input of the program."""
+        return value.number in self.maker and value.number not in self.kept
 
     def sources(self, value: Value) -> list[Value]:
         """What lies in memory when a value is read: itself, or what deferred operations read, down to such values."""
@@ -70,8 +76,7 @@ class Schedule:
         """The value whose statistics make an owner's table: a norm's input, or the owner itself."""
         made = self.maker.get(owner.number)
         norm: Any = None if made is None else self.steps[made].operation
-        found: Value = norm.x if isinstance(norm, op.GroupNorm) else owner
-        return found
+        return cast("Value", norm.x) if isinstance(norm, op.GroupNorm) else owner
 
     def _kept(self, outputs: list[Value], policy: StripPolicy) -> set[int]:
         kept = {value.number for value in outputs}
@@ -131,7 +136,7 @@ class Schedule:
             for name, value in operands(step):
                 if name == "x" and isinstance(step.operation, op.Conv) and value.number in self.owners:
                     before.add(~value.number)
-                if value.number in self.maker and value.number not in self.kept:
+                if self.recomputed(value):
                     waiting.append(self.maker[value.number])
                 else:
                     before.add(value.number)
@@ -164,6 +169,16 @@ class Schedule:
                     done.add(g.target.number)
                 else:
                     pending.discard(~g.owner.number)
+
+    def read_by(self, item: int | Pass) -> set[int]:
+        """Numbers of the values in memory that an item reads."""
+        cone = (item,) if isinstance(item, int) else item.cone
+        read = (source for index in cone for _, value in operands(self.steps[index]) for source in self.sources(value))
+        return {value.number for value in read}
+
+    def _last_reads(self) -> dict[int, int]:
+        """Value -> index of the last item that reads it."""
+        return {number: index for index, item in enumerate(self.items) for number in self.read_by(item)}
 
     def _share_work(self, steps: set[int]) -> bool:
         return any(not isinstance(self.steps[index].operation, DEFERRED) for index in steps)

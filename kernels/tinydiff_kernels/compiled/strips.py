@@ -9,8 +9,10 @@ for a norm's statistics, once more for what reads the norm. What to keep is the 
     backend.strips = policy                       # of `compiled.backend.Compiled`; None: the whole image
     vae.forward_decode(backend, latents)
 
+    from tinydiff_kernels.compiled.strip_plan import ladder, plan_policy, plan_strips
     plans = ladder(forward, kind_of, threads=2)   # from the whole image to the smallest arena, each cheaper in memory
-    plan = plan_strips(forward, kind_of, budget=200 << 20, threads=2)     # the least work that fits, else the smallest
+    plan = plan_strips(forward, kind_of, budget=200 << 20, threads=2)     # little work that fits, else the smallest
+    plan = plan_policy(forward, kind_of, policy, threads=2)               # a policy that was stored; None: whole image
     plan.policy, plan.arena_bytes, plan.extra_work, plan.output_bytes, plan.offset_bytes
 
 `forward(backend) -> Rows` calls the network on inputs of the size in question, whose values do not matter:

@@ -30,6 +30,18 @@ class Geometry:
 
 
 @lru_cache(maxsize=512)
+def image_offsets(geometry: Geometry, stride: int) -> Int64:
+    """Byte offsets of each output row's image in a table with a row for each image."""
+    return geometry.images * stride
+
+
+@lru_cache(maxsize=512)
+def row_offsets(count: int, stride: int) -> Int64:
+    """Byte offsets of rows that follow each other."""
+    return np.arange(count, dtype=np.int64) * stride
+
+
+@lru_cache(maxsize=512)
 def linear_geometry(grid: Grid, input_stride: int, output_stride: int) -> Geometry:
     """One tap; strides are bytes from row to row."""
     rows = np.arange(grid.rows, dtype=np.int64)
