@@ -13,8 +13,10 @@ from tinydiff import arguments
 from tinydiff.clip import CLIPTextEncoder
 from tinydiff.conditioning import Conditioning
 from tinydiff.denoise import Loop
-from tinydiff.errors import InvalidArgumentError, NotYetError
+from tinydiff.errors import InvalidArgumentError
 from tinydiff.loading import Model, build
+from tinydiff.memory.keeper import Keeper
+from tinydiff.memory.limits import budget_of
 from tinydiff.packed_cache import packed_source
 from tinydiff.pipeline import Output, Watcher, generate
 from tinydiff.schedulers import Scheduler, make
@@ -52,15 +54,20 @@ class Pipeline:
 
         Nothing is read but headers and configs; `weights="int8"` or `"int4"` of a large model that is not packed first
         makes a packed copy in the cache folder (minutes, once; see `packed_cache`). `threads` bounds the fast kernels;
-        NumPy's own thread pool is set by its environment (OPENBLAS_NUM_THREADS). Raises ModelFileError,
-        UnsupportedModelError, InvalidArgumentError.
+        NumPy's own thread pool is set by its environment (OPENBLAS_NUM_THREADS). `memory` ("450MB", "1.5GB", bytes,
+        "auto"): what the process may hold, pages of files included; a call that needs more raises MemoryBudgetError
+        before it starts. Raises ModelFileError, UnsupportedModelError, InvalidArgumentError.
         """
-        if memory is not None:
-            raise NotYetError("memory= is not available in this version; leave it out")
+        budget = budget_of(memory)
         if threads is not None:
             arguments.whole("threads", threads, 1, 1024)
         source = packed_source(open_model(path, vae=vae), weights, backend)
-        return cls(build(source, weights=weights, backend=backend, prediction_type=prediction_type, threads=threads))
+        model = build(
+            source, weights=weights, backend=backend, prediction_type=prediction_type, threads=threads,
+            limited=budget is not None,
+        )  # fmt: skip
+        model.keeper = None if budget is None else Keeper(budget)
+        return cls(model)
 
     def encode_prompt(
         self, prompt: str, negative_prompt: str | None = None, clip_skip: int | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,13 @@ from tinydiff.vae import VAE
 from tinydiff_kernels.backend import Backend
 from tinydiff_kernels.handles import SlicedTensor
 from tinydiff_weights.packed import weights_of
+from tinydiff_weights.residency import hold
 from tinydiff_weights.safetensors import check_unchanged
 from tinydiff_weights.source import Component, ModelSource
+
+
+if TYPE_CHECKING:
+    from tinydiff.memory.keeper import Keeper
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Model:
     cancel: CancelToken
     hints: tuple[str, ...]
     few_steps: FewSteps | None = None
+    keeper: Keeper | None = None  # under a memory limit
 
     def check_files(self) -> None:
         """Raise ModelFileError if a file of the model was changed, cut or replaced since it was opened."""
@@ -66,7 +72,13 @@ class Model:
 
 
 def build(
-    source: ModelSource, *, weights: str, backend: str, prediction_type: str | None, threads: int | None = None
+    source: ModelSource,
+    *,
+    weights: str,
+    backend: str,
+    prediction_type: str | None,
+    threads: int | None = None,
+    limited: bool = False,
 ) -> Model:
     """Raises ModelFileError (tensors, configs), UnsupportedModelError (kinds), InvalidArgumentError (names)."""
     if backend not in BACKENDS:
@@ -76,7 +88,7 @@ def build(
     if source.kind == "packed":
         weights = _packed_weights(source, weights)
     cancel = CancelToken()
-    backends = Backends(backend, weights, cancel, threads)
+    backends = Backends(backend, weights, cancel, threads, limited=limited)
 
     def parts(name: str) -> tuple[Component, Parameters, Backend]:
         component = source.components[name]
@@ -104,7 +116,7 @@ def build(
     text = TextStack(pairs, zero_empty=bool(source.index.get("force_zeros_for_empty_prompt")))
     _check_fit(source, text, unet, vae)
     config, hints = _settle_prediction(source, text, unet, prediction_type)
-    return Model(
+    model = Model(
         source,
         text,
         unet,
@@ -115,6 +127,8 @@ def build(
         (*source.hints, *hints, *_unused(source)),
         None if source.few_steps is None else FewSteps(source.few_steps, unet.weights),
     )
+    hold((t.raw for component in source.components.values() for t in component.tensors.values()), model)
+    return model
 
 
 def _packed_weights(source: ModelSource, weights: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from tinydiff.conditioning import Conditioning, GuidedUNet
 from tinydiff.denoise import Loop
 from tinydiff.image import from_decoded, to_pil
 from tinydiff.loading import Model
+from tinydiff.memory.process import Peaks
+from tinydiff.memory.report import measured
 from tinydiff.rng import batch_generators, image_seed
 from tinydiff.schedulers import Scheduler
 
@@ -36,6 +38,7 @@ class Output:
     images: list[Image.Image] | F32
     seed: int
     timings: dict[str, Any]  # seconds: "text", "steps" (one per step), "decode", "total"
+    memory: dict[str, Any] = field(default_factory=dict)  # bytes, by stage: see `memory.report.measured`
 
 
 class Watcher:
@@ -53,6 +56,22 @@ class Watcher:
 
     def step(self, loop: Loop) -> None:
         """A step has ended."""
+
+
+class Stages(Watcher):
+    """Passes on what a watcher is told, and tells it to those who keep and measure memory."""
+
+    def __init__(self, watcher: Watcher, model: Model, peaks: Peaks) -> None:
+        self._model, self._peaks = model, peaks
+        self.finished, self.begin, self.step = watcher.finished, watcher.begin, watcher.step  # type: ignore[method-assign]
+        self._tell = watcher.stage
+
+    def stage(self, name: str) -> None:
+        if self._model.keeper is not None:
+            self._model.keeper.stage(self._model, name)
+        self._peaks.stage(name)
+        if name:
+            self._tell(name)
 
 
 STAGES = TEXT, DENOISING, DECODING = "text encoder", "denoising", "VAE decode"
@@ -73,6 +92,22 @@ def generate(
     """
     model.check_files()
     watcher = Watcher() if watcher is None else watcher
+    if model.keeper is not None:
+        model.keeper.prepare(model, s)
+    with Peaks() as peaks:
+        out = _generate(model, prompt, negative, s, scheduler, report, Stages(watcher, model, peaks))
+    return replace(out, memory=measured(peaks, None if model.keeper is None else model.keeper.plan))
+
+
+def _generate(
+    model: Model,
+    prompt: str | Conditioning,
+    negative: str | None,
+    s: Settings,
+    scheduler: Scheduler,
+    report: Callable[[Loop], None] | None,
+    watcher: Stages,
+) -> Output:
     marks = [time.perf_counter()]
     done = watcher.finished(latent_shape(model, s), len(scheduler.timesteps))
     if done is None:
@@ -87,6 +122,7 @@ def generate(
     marks.append(time.perf_counter())
     watcher.stage(DECODING)
     images = latents if s.output_type == "latent" else decode(model, latents)
+    watcher.stage("")
     marks.append(time.perf_counter())
     text = marks[1] - marks[0]
     timings = {"text": text, "steps": seconds, "decode": marks[-1] - marks[-2], "total": marks[-1] - marks[0]}

@@ -22,6 +22,8 @@ from tinydiff.memory.limits import MB
 from tinydiff.memory.process import Resident, resident
 from tinydiff.memory.stages import Stage
 from tinydiff.memory.stream import AHEAD
+from tinydiff_kernels import native
+from tinydiff_kernels.compiled.strip_plan import plan_strips
 
 # What a process adds to itself once it computes: kernels loaded, threads, the tokenizer's words, Pillow. Measured on
 # x86-64 with CPython 3.11: kernels compiled by Numba and found in its cache, and compiled ahead of time.
@@ -77,37 +79,50 @@ class MemoryPlan:
 
 def plan(model: Model, s: Settings, budget: int | None, base: Resident | None = None) -> MemoryPlan:
     """The plan of a call. Raises MemoryBudgetError where the budget is too small for it."""
-    from tinydiff_kernels import native
-
     base = resident() if base is None else base
     growth = GROWTH["jit" if native.library()[0] is None else "native"]
     keep = budget is None
-    text, unet = stages.text_stage(model, s, keep), stages.unet_stage(model, s, keep)
-    fixed = base.anonymous + growth.anonymous
-    choices = _decoders(model, s, keep)
-    smallest_of = [_planned(fixed, base.file + growth.file, budget=0, stages=(text, unet, c[0])) for c in choices]
-    smallest = min(max(stage.total for stage in found) for found in smallest_of)
-    if budget is not None and budget < smallest:
-        raise _refusal(model, s, budget, smallest, min(smallest_of, key=lambda f: max(x.total for x in f)))
-    for decoder, extra in choices:  # the least work first
-        found = _planned(fixed, base.file + growth.file, budget=budget, stages=(text, unet, decoder))
-        if budget is None or max(stage.total for stage in found) <= budget:
-            break
-    again = found[1].streamed * (s.steps - 1)
-    return MemoryPlan(budget, base, growth, found, smallest, again / READ_RATE if budget else 0.0, extra)
+    first = stages.text_stage(model, s, keep), stages.unet_stage(model, s, keep)
+    fixed, libraries = base.anonymous + growth.anonymous, base.file + growth.file
 
+    def planned(decoder: Stage, limit: int | None) -> tuple[StagePlan, ...]:
+        return _planned(fixed, libraries, budget=limit, stages=(*first, decoder))
 
-def _decoders(model: Model, s: Settings, keep: bool) -> list[tuple[Stage, float]]:
-    """The decoder whole, and in ever less memory: (stage, extra work)."""
     whole = stages.vae_stage(model, s, keep)
-    if keep:
-        return [(whole, 0.0)]
-    from tinydiff_kernels.compiled.strips import ladder
+    if budget is None:
+        found = planned(whole, None)
+        return MemoryPlan(budget, base, growth, found, max(x.total for x in found), 0.0, 0.0)
+    least, least_work = _decoder(model, s, 0)
+    if most(planned(whole, 0)) <= most(planned(least, 0)):  # the decoder is not what binds, or strips gain nothing
+        least, least_work = whole, 0.0
+    smallest = most(planned(least, 0))
+    if budget < smallest:
+        raise _refusal(model, s, budget, smallest, planned(least, 0))
+    decoder, extra = whole, 0.0
+    for spare in (0.0, 0.05, 0.15, 0.3):  # tables of strips are not known before they are planned
+        if most(planned(decoder, budget)) <= budget:
+            break
+        last = planned(whole, 0)[-1]
+        room = budget - last.file - last.anonymous + whole.arena
+        decoder, extra = _decoder(model, s, int(room * (1 - spare)))
+    if most(planned(decoder, budget)) > budget:
+        decoder, extra = least, least_work
+    found = planned(decoder, budget)
+    again = found[1].streamed * (s.steps - 1)
+    return MemoryPlan(budget, base, growth, found, smallest, again / READ_RATE, extra)
 
+
+def most(found: tuple[StagePlan, ...]) -> int:
+    """Bytes of the stage that takes most."""
+    return max(stage.total for stage in found)
+
+
+def _decoder(model: Model, s: Settings, arena: int) -> tuple[Stage, float]:
+    """The decoder in strips, with the least work whose activations fit in `arena` bytes, and its extra work."""
     backend: Any = model.vae.backend
-    steps = ladder(stages.forward_of_vae(model, s), backend.kind_of, threads=backend.threads)
-    made = [(stages.vae_stage(model, s, keep, p.policy), p.extra_work) for p in steps if p.policy is not None]
-    return [(whole, 0.0), *made]
+    forward, kinds = stages.forward_of_vae(model, s), stages.kinds_of(backend)
+    strips = plan_strips(forward, kinds, budget=max(arena, 0), threads=backend.threads)
+    return stages.vae_stage(model, s, False, strips.policy), strips.extra_work
 
 
 def _planned(

@@ -21,6 +21,8 @@ from tinydiff_kernels.compiled.backend import Compiled
 from tinydiff_kernels.compiled.dry import Dry
 from tinydiff_kernels.compiled.program import Launch, Program
 from tinydiff_kernels.compiled.strips import StripPolicy
+from tinydiff_kernels.compiled.weights import kind_in_use
+from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul import descriptor as d
 
 ACTION_BYTES = 3072  # of Python objects for one launch: its words, links, the list they are in (measured: 1.7 to 2.9 kB)
@@ -95,6 +97,11 @@ def dry_of(backend: Any, keep: bool) -> Dry:
     """A backend that plans what `backend` would run."""
     real = cast(Compiled, backend)
     return Dry(real.kind_of, threads=real.threads, keep=keep)
+
+
+def kinds_of(backend: Any) -> Callable[[MatmulWeight], Any]:
+    """How each layer's weight is kept, for `plan_strips`."""
+    return lambda weight: kind_in_use(weight, backend.kind_of)
 
 
 def forward_of_vae(model: Model, s: Settings) -> Callable[[Any], Any]:

@@ -96,13 +96,6 @@ class Compiled(Backend):
         self._weights = PackedWeights(kind_of, keep=keep)
         self._trace = Trace()
 
-    def limit(self, stream: Stream | None) -> None:
-        """From now on weights stream and none that can be packed in use is kept; with None all as without a limit."""
-        if (stream is None) != self._keep:
-            self._keep = stream is None
-            self.forget()
-        self.stream = stream
-
     def forget(self) -> None:
         """Give back programs and packed weights: the next run makes them anew."""
         self.programs.clear()

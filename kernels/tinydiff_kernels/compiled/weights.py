@@ -115,6 +115,15 @@ def in_place(weight: MatmulWeight, gated: bool, parity: Parity | None) -> packin
     return stored.packed(gated=gated, parity=parity) if isinstance(stored, PackedTensor) else None
 
 
+def kind_in_use(weight: MatmulWeight, kind_of: KindOf) -> packing.Kind:
+    """The kind that a layer's launches will have: that of its packed file, else what `kind_of` chooses."""
+    for gated, parity in ((False, None), (True, None), (False, (0, 0))):
+        ready = in_place(weight, gated, parity)
+        if ready is not None:
+            return ready.kind
+    return kind_of(weight)
+
+
 def _pack(values: Float32, kind: packing.Kind, gated: bool) -> packing.Packed:
     if kind in ("i8", "i8_limited"):
         return packing.pack_i8(values, gated=gated, limited=kind == "i8_limited")
