@@ -13,9 +13,12 @@ from tinydiff import arguments
 from tinydiff.clip import CLIPTextEncoder
 from tinydiff.conditioning import Conditioning
 from tinydiff.denoise import Loop
-from tinydiff.errors import InvalidArgumentError, NotYetError
+from tinydiff.errors import InvalidArgumentError
 from tinydiff.loading import Model, build
-from tinydiff.pipeline import Output, generate
+from tinydiff.memory.keeper import Keeper
+from tinydiff.memory.limits import budget_of
+from tinydiff.packed_cache import packed_source
+from tinydiff.pipeline import Output, Watcher, generate
 from tinydiff.schedulers import Scheduler, make
 from tinydiff.tokenizer import Tokenizer
 from tinydiff_weights.open import open_model
@@ -47,17 +50,24 @@ class Pipeline:
         vae: str | Path | None = None,
         prediction_type: str | None = None,
     ) -> Pipeline:
-        """Open a diffusers folder, a single .safetensors file, a cached hub id, or (None) the embedded model.
+        """Open a diffusers folder, a single or packed .safetensors file, a cached hub id, or (None) the embedded model.
 
-        Nothing is read but headers and configs. `threads` bounds the fast kernels; NumPy's own thread pool is set
-        by its environment (OPENBLAS_NUM_THREADS). Raises ModelFileError, UnsupportedModelError, InvalidArgumentError.
+        Nothing is read but headers and configs; `weights="int8"` or `"int4"` of a large model that is not packed first
+        makes a packed copy in the cache folder (minutes, once; see `packed_cache`). `threads` bounds the fast kernels;
+        NumPy's own thread pool is set by its environment (OPENBLAS_NUM_THREADS). `memory` ("450MB", "1.5GB", bytes,
+        "auto"): what the process may hold, pages of files included; a call that needs more raises MemoryBudgetError
+        before it starts. Raises ModelFileError, UnsupportedModelError, InvalidArgumentError.
         """
-        if memory is not None:
-            raise NotYetError("memory= is not available in this version; leave it out")
+        budget = budget_of(memory)
         if threads is not None:
             arguments.whole("threads", threads, 1, 1024)
-        source = open_model(path, vae=vae)
-        return cls(build(source, weights=weights, backend=backend, prediction_type=prediction_type, threads=threads))
+        source = packed_source(open_model(path, vae=vae), weights, backend)
+        model = build(
+            source, weights=weights, backend=backend, prediction_type=prediction_type, threads=threads,
+            limited=budget is not None,
+        )  # fmt: skip
+        model.keeper = None if budget is None else Keeper(budget)
+        return cls(model)
 
     def encode_prompt(
         self, prompt: str, negative_prompt: str | None = None, clip_skip: int | None = None
@@ -95,6 +105,7 @@ class Pipeline:
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        watcher: Watcher | None = None,
     ) -> Output:
         """A picture. Arguments mean what they mean in diffusers; None takes the model's default.
 
@@ -102,7 +113,9 @@ class Pipeline:
         gets (pipeline, step, timestep, {"latents", "denoised"}) and may return {"latents": ...} to replace them.
         `guidance_interval`: guidance from one share of the steps to another, 0 to 1; outside it the prompt alone,
         for half the work (Kynkaanniemi et al. 2024, arXiv:2404.07724).
-        Raises InvalidArgumentError, NonFiniteError (a layer gave NaN), Cancelled.
+        `watcher`: is told of every stage and step, and may go on with an interrupted picture (tinydiff.journal).
+        Raises InvalidArgumentError, NonFiniteError (a layer gave NaN), Cancelled, ModelFileError (a file of the model
+        was changed since it was opened).
         """
         self.model.cancel.clear()
         s = arguments.settle(
@@ -120,7 +133,7 @@ class Pipeline:
             raise InvalidArgumentError("callback_on_step_end must be a function")
         report = None if callback_on_step_end is None else self._reporter(callback_on_step_end)
         try:
-            return generate(self.model, prompt, negative_prompt, s, steps, report)
+            return generate(self.model, prompt, negative_prompt, s, steps, report, watcher)
         finally:
             self.model.cancel.clear()
 

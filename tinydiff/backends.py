@@ -30,14 +30,22 @@ def chosen(backend: str) -> tuple[str, str]:
 
 
 class Backends:
-    """Makes the backends of a model's networks. They share one arena, one cancel word, and the process's threads."""
+    """Makes the backends of a model's networks. They share one arena, one cancel word, and the process's threads.
 
-    def __init__(self, backend: str, weights: str, cancel: CancelToken, threads: int | None) -> None:
+    `limited`: weights stream from their files, and none that can be packed when it is used is kept (`tinydiff.memory`).
+    """
+
+    def __init__(
+        self, backend: str, weights: str, cancel: CancelToken, threads: int | None, *, limited: bool = False
+    ) -> None:
         self.name, _ = chosen(backend)
         if self.name == "reference" and weights in ("int8", "int4"):
             raise InvalidArgumentError(
                 f"weights={weights!r} needs the backend 'numba'; the reference computes in float32"
             )
+        if self.name == "reference" and limited:
+            raise InvalidArgumentError("memory= needs the backend 'numba'; the reference keeps to no limit")
+        self.limited = limited
         self.weights, self.cancel, self.threads = weights, cancel, threads
         self._arena: Any = None
 
@@ -51,4 +59,12 @@ class Backends:
         self._arena = self._arena or Arena()
         channels: Sequence[int] = config.get("block_out_channels") or ()
         kinds = kind_of(component, self.weights, len(channels))
-        return Compiled(kinds, observers=observers, threads=self.threads, arena=self._arena, cancel=self.cancel.word)
+        stream = None
+        if self.limited:
+            from tinydiff.memory.stream import WeightStream
+
+            stream = WeightStream()
+        return Compiled(
+            kinds, observers=observers, threads=self.threads, arena=self._arena, cancel=self.cancel.word,
+            keep=not self.limited, stream=stream,
+        )  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tinydiff_weights.errors import ModelFileError, TinyDiffError, UnsupportedModelError
 
 __all__ = [
     "Cancelled",
     "InvalidArgumentError",
+    "JournalError",
     "MemoryBudgetError",
     "ModelFileError",
     "NonFiniteError",
@@ -21,8 +24,20 @@ class InvalidArgumentError(TinyDiffError, ValueError):
     """An argument or flag has a value that cannot work; the message names it."""
 
 
+class JournalError(TinyDiffError):
+    """A journal cannot be written, or no picture can be gone on with from it: damaged, hostile, of another model."""
+
+    def __init__(self, path: str | Path, reason: str, *, hint: str | None = None):
+        self.path, self.reason, self.hint = str(path), reason, hint
+        super().__init__(f"journal {self.path!r}: {reason}" + (f". {hint}" if hint else ""))
+
+
 class MemoryBudgetError(TinyDiffError):
-    """The picture does not fit into the memory allowed; raised before any work starts."""
+    """The picture does not fit into the memory allowed; raised before any work starts. `needed`: bytes that would do."""
+
+    def __init__(self, reason: str, *, needed: int = 0, hint: str | None = None):
+        self.reason, self.needed, self.hint = reason, needed, hint
+        super().__init__(reason + (f". {hint}" if hint else ""))
 
 
 class NotYetError(TinyDiffError, NotImplementedError):

@@ -106,6 +106,15 @@ def encode_png(image: NDArray[np.floating] | U8 | Image.Image, metadata: Mapping
     return buffer.getvalue()
 
 
+def holds_picture(path: str | os.PathLike[str], image: Image.Image) -> bool:
+    """Whether the file at `path` is an image with these very pixels (RGB). False for what cannot be read."""
+    try:
+        pixels = open_image(path)
+    except InvalidArgumentError:
+        return False
+    return bool(np.array_equal(pixels, np.asarray(image)))
+
+
 def open_image(path: str | os.PathLike[str]) -> U8:
     """A PNG, JPEG or WebP file -> its pixels, upright, RGB, uint8 (H, W, 3). Transparency is dropped.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from tinydiff.backends import BACKENDS, Backends
 from tinydiff.clip import CLIPTextEncoder
 from tinydiff.config import CLIPConfig, TinyVAEConfig, UNetConfig, VAEConfig
-from tinydiff.errors import ModelFileError, UnsupportedModelError
+from tinydiff.errors import InvalidArgumentError, ModelFileError, UnsupportedModelError
 from tinydiff.few_steps import FewSteps
 from tinydiff.observers import CancelToken
+from tinydiff.packed import mapped
 from tinydiff.parameters import NamedTensor, Parameters, first_names
 from tinydiff.recipe import WEIGHTS
 from tinydiff.schedulers import sd_pipeline_config
@@ -28,7 +29,15 @@ from tinydiff.tokenizer import Tokenizer
 from tinydiff.unet import UNet
 from tinydiff.vae import VAE
 from tinydiff_kernels.backend import Backend
+from tinydiff_kernels.handles import SlicedTensor
+from tinydiff_weights.packed import weights_of
+from tinydiff_weights.residency import hold
+from tinydiff_weights.safetensors import check_unchanged
 from tinydiff_weights.source import Component, ModelSource
+
+
+if TYPE_CHECKING:
+    from tinydiff.memory.keeper import Keeper
 
 
 @dataclass(frozen=True)
@@ -54,22 +63,36 @@ class Model:
     cancel: CancelToken
     hints: tuple[str, ...]
     few_steps: FewSteps | None = None
+    keeper: Keeper | None = None  # under a memory limit
+
+    def check_files(self) -> None:
+        """Raise ModelFileError if a file of the model was changed, cut or replaced since it was opened."""
+        for component in self.source.components.values():
+            check_unchanged(component.tensors.values(), replaced=True)
 
 
 def build(
-    source: ModelSource, *, weights: str, backend: str, prediction_type: str | None, threads: int | None = None
+    source: ModelSource,
+    *,
+    weights: str,
+    backend: str,
+    prediction_type: str | None,
+    threads: int | None = None,
+    limited: bool = False,
 ) -> Model:
     """Raises ModelFileError (tensors, configs), UnsupportedModelError (kinds), InvalidArgumentError (names)."""
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
     if weights not in WEIGHTS:
         raise unknown("weights", weights, WEIGHTS)
+    if source.kind == "packed":
+        weights = _packed_weights(source, weights)
     cancel = CancelToken()
-    backends = Backends(backend, weights, cancel, threads)
+    backends = Backends(backend, weights, cancel, threads, limited=limited)
 
     def parts(name: str) -> tuple[Component, Parameters, Backend]:
         component = source.components[name]
-        tensors: Mapping[str, NamedTensor] = component.tensors
+        tensors: Mapping[str, NamedTensor] = mapped(component.tensors)
         if weights == "float16":
             tensors = {k: Halved(v) for k, v in tensors.items()}
         return component, Parameters(tensors, component.path), backends.make(name, component.config)
@@ -93,7 +116,7 @@ def build(
     text = TextStack(pairs, zero_empty=bool(source.index.get("force_zeros_for_empty_prompt")))
     _check_fit(source, text, unet, vae)
     config, hints = _settle_prediction(source, text, unet, prediction_type)
-    return Model(
+    model = Model(
         source,
         text,
         unet,
@@ -104,6 +127,16 @@ def build(
         (*source.hints, *hints, *_unused(source)),
         None if source.few_steps is None else FewSteps(source.few_steps, unet.weights),
     )
+    hold((t.raw for component in source.components.values() for t in component.tensors.values()), model)
+    return model
+
+
+def _packed_weights(source: ModelSource, weights: str) -> str:
+    """A packed file's weights are what they are: "auto", or its own name, which means the same."""
+    own = weights_of(source)
+    if weights not in ("auto", own):
+        raise InvalidArgumentError(f"weights={weights!r}: {str(source.path)!r} is packed as {own or 'it is'} already")
+    return "auto"
 
 
 @dataclass(frozen=True)
@@ -127,6 +160,16 @@ class Halved:
     def float32(self) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # an overflow to infinity is the watchdog's to name
             return self.tensor.float32().astype(np.float16).astype(np.float32)
+
+    @property
+    def raw(self) -> NDArray[Any]:
+        return self.tensor.raw if isinstance(self.tensor, SlicedTensor) else self.float32()
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Some rows, in float16."""
+        rows = self.tensor.rows(start, stop) if isinstance(self.tensor, SlicedTensor) else self.float32()[start:stop]
+        with np.errstate(over="ignore"):
+            return rows.astype(np.float16, copy=False)
 
     def reshaped(self, *shape: int) -> Halved:
         return Halved(self.tensor.reshaped(*shape))

@@ -22,7 +22,8 @@ from tinydiff.errors import ModelFileError
 from tinydiff_kernels.handles import ConvWeight, EmbeddingWeight, LinearWeight, NormWeight, Tensor, Weight
 
 NAMES_SHOWN = 5
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # what a weight may be stored as
+# What a weight may be stored as: numbers with a point, or packed integers that mean such numbers.
+FORMATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "packed int8", "packed int4")
 W = TypeVar("W", LinearWeight, ConvWeight, NormWeight, EmbeddingWeight)
 
 
@@ -125,7 +126,7 @@ class Parameters:
         if tensor.shape != shape:
             self._misshapen.append(f"{full} {list(tensor.shape)} instead of {list(shape)}")
             return ShapeOnly(full, shape)
-        if tensor.dtype not in FLOATS:
+        if tensor.dtype not in FORMATS:
             self._mistyped.append(f"{full} {tensor.dtype}")
             return ShapeOnly(full, shape)
         return tensor

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydiff.errors import InvalidArgumentError, ModelFileError
-from tinydiff.vocabulary import Vocabulary, read_vocabulary
+from tinydiff.stored_vocabulary import vocabulary_of
+from tinydiff.vocabulary import Vocabulary
 from tinydiff_weights.source import TokenizerSource
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Tokenizer:
     """CLIP's tokenizer. Raises ModelFileError or UnsupportedModelError if the files of `source` are no good."""
 
     def __init__(self, source: TokenizerSource):
-        vocabulary = read_vocabulary(source)
+        vocabulary = vocabulary_of(source)
         if source.model_max_length not in MAX_LENGTHS:
             reason = f"model_max_length is {source.model_max_length}, not from 3 to {MAX_LENGTHS[-1]}"
             raise ModelFileError(vocabulary.path, reason)

@@ -59,7 +59,7 @@ def read_vocabulary(source: TokenizerSource) -> Vocabulary:
         ids, merges = _model_of(path, model)
     elif source.vocab is not None and source.merges is not None:
         path = source.vocab
-        ids, merges = _checked_ids(path, read_json(path)), _merges_of(source.merges)
+        ids, merges = checked_ids(path, read_json(path)), _merges_of(source.merges)
     elif source.vocab is None and source.merges is None:
         ids, merges = clip_vocabulary()
         path = MERGES_FILE
@@ -85,8 +85,13 @@ def _model_of(path: Path, content: dict[str, Any]) -> tuple[dict[str, int], Merg
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list):
         raise ModelFileError(path, "its 'model' needs a 'vocab' object and a 'merges' list")
+    return checked_ids(path, vocab), checked_merges(path, merges)
+
+
+def checked_merges(path: Path, merges: list[Any]) -> Merges:
+    """Pairs of tokens, each as a list of two or as one text with a space between."""
     pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else merge for merge in merges]
-    return _checked_ids(path, vocab), [_pair(path, f"merge {i}", pair) for i, pair in enumerate(pairs)]
+    return [_pair(path, f"merge {i}", pair) for i, pair in enumerate(pairs)]
 
 
 def _pair(path: Path, where: str, pair: object) -> tuple[str, str]:
@@ -117,7 +122,7 @@ def _merges_of(path: Path) -> Merges:
     return merges
 
 
-def _checked_ids(path: Path, vocab: dict[str, Any]) -> dict[str, int]:
+def checked_ids(path: Path, vocab: dict[str, Any]) -> dict[str, int]:
     for token, index in vocab.items():
         if type(index) is not int or not 0 <= index < MAX_ID:
             raise ModelFileError(path, f"token {token!r:.40} has no valid id: {index!r:.40}")
@@ -140,7 +145,7 @@ def _settings(folder: Path, path: Path, model: dict[str, Any]) -> tuple[dict[str
         if not isinstance(decoder, dict):
             raise ModelFileError(config_path, "its 'added_tokens_decoder' is not an object")
         for index, token in decoder.items():
-            added[_index(config_path, index)] = _token(config_path, token)
+            added[_index(config_path, index)] = checked_token(config_path, token)
         return settings, added
 
     map_path, added_path = folder / "special_tokens_map.json", folder / "added_tokens.json"
@@ -158,7 +163,7 @@ def _settings(folder: Path, path: Path, model: dict[str, Any]) -> tuple[dict[str
         raise ModelFileError(path, "its 'added_tokens' is not a list")
     for token in listed:
         index = token.get("id") if isinstance(token, dict) else None
-        added[_index(path, index)] = _token(path, token)
+        added[_index(path, index)] = checked_token(path, token)
     return settings, added
 
 
@@ -174,7 +179,7 @@ def _content(value: object) -> object:
     return value.get("content") if isinstance(value, dict) else value
 
 
-def _token(path: Path, value: object) -> SpecialToken:
+def checked_token(path: Path, value: object) -> SpecialToken:
     """A special token as the files have it: its text, or an object with its text and how it is matched."""
     if isinstance(value, str):
         return SpecialToken(value, {"special": True})
@@ -198,7 +203,7 @@ def _special_tokens(
             value = pad_token
         if value is None:
             continue
-        token = _token(path, value)
+        token = checked_token(path, value)
         named[key] = token.content
         if token.content not in known:
             # One text may come as an object and again as plain text: the backend keeps the first.
@@ -206,5 +211,5 @@ def _special_tokens(
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
     if not isinstance(extra, list):
         raise ModelFileError(path, "the extra special tokens beside it are not a list")
-    tokens += [token for token in (_token(path, value) for value in extra) if token.content not in known]
+    tokens += [token for token in (checked_token(path, value) for value in extra) if token.content not in known]
     return tokens, named

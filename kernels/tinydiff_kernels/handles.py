@@ -8,10 +8,13 @@ at all (planning).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tinydiff_kernels.matmul.packing import Packed
 
 
 class Tensor(Protocol):
@@ -24,6 +27,40 @@ class Tensor(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def float32(self) -> NDArray[np.float32]: ...
+
+
+@runtime_checkable
+class SlicedTensor(Protocol):
+    """A tensor some rows of which can be had alone. `raw`: what it is made of, as it lies in memory or in a file."""
+
+    @property
+    def raw(self) -> NDArray[Any]: ...
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """In float16 where they are halves, else in float32."""
+
+
+@runtime_checkable
+class PackedTensor(Protocol):
+    """A weight that lies in its file as the kernels read it, and is used there, without a copy."""
+
+    def packed(self, *, gated: bool, parity: tuple[int, int] | None) -> Packed | None:
+        """For this use (see `PackedWeights.packed`); None where the file was not packed for it."""
+
+
+@runtime_checkable
+class PaddedTensor(Protocol):
+    """A bias that lies in its file in whole panels."""
+
+    def padded(self, *, gated: bool) -> NDArray[np.float32] | None:
+        """For this use; None where the file was not packed for it."""
+
+
+@runtime_checkable
+class TableTensor(Protocol):
+    """A table of vectors of which single rows are used: float32 or half, as it lies in its file."""
+
+    def table(self) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, eq=False)

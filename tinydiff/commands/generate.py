@@ -21,7 +21,7 @@ from tinydiff.errors import InvalidArgumentError
 if TYPE_CHECKING:  # what loads NumPy is imported after `limit_threads`
     from tinydiff.api import Pipeline
     from tinydiff.commands.targets import Targets
-    from tinydiff.pipeline import Output
+    from tinydiff.pipeline import Output, Watcher
     from tinydiff.schedulers import Scheduler
 
 MAX_PROMPT_BYTES = 2**20
@@ -55,19 +55,31 @@ def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> i
         return 0
     prompt = read_prompt(args.prompt)
     limit_threads(settings)
+    from tinydiff.commands.run_record import record
     from tinydiff.commands.targets import Targets
+    from tinydiff.commands.watching import journal_path, make_journal_folder, watched
 
-    with _shown_warnings(console), _in_users_words(settings):
+    with shown_warnings(console), in_users_words(settings), watched(console, interrupts) as watcher:
         seed = check(settings, prompt)
         targets = Targets(args.output, seed, settings["batch"] or 1, force=args.force)
+        journal, asked = journal_path(settings["journal"])
         interrupts.check()
         pipe, scheduler = load(settings, console)
-        out = draw(pipe, scheduler, prompt, seed, settings, console, interrupts)
+        if journal is not None:
+            run_record = record(pipe, settings, prompt, seed, args.output, force=args.force)
+            watcher.keep(journal, run_record, optional=not asked)
+            make_journal_folder(journal)
+        out = draw(pipe, scheduler, prompt, seed, settings, console, interrupts, watcher)
         save(out, targets, pipe, scheduler, prompt, settings, console, interrupts)
+        watcher.complete()
+    summary(out, console)
+    return 0
+
+
+def summary(out: Output, console: Console) -> None:
     seconds = out.timings["steps"]
     pace = f"{sum(seconds) / max(len(seconds), 1):.2f} s/step"
     console.note(f"seed {out.seed}, {len(seconds)} steps, {pace}, {duration(out.timings['total'])} in all")
-    return 0
 
 
 def sampler_list() -> str:
@@ -143,6 +155,7 @@ def load(settings: Settings, console: Console) -> tuple[Pipeline, Scheduler]:
     from tinydiff.arguments import settle_scheduler, steps_and_guidance
 
     chosen = {name: settings[name] for name in ("weights", "backend") if settings[name] is not None}
+    make_packed_copy(settings, console)
     pipe = Pipeline.from_pretrained(
         settings["model"],
         memory=settings["memory"],
@@ -161,6 +174,21 @@ def load(settings: Settings, console: Console) -> tuple[Pipeline, Scheduler]:
     return pipe, settle_scheduler(pipe.model, sampler, steps, settings["eta"], None, None)
 
 
+def make_packed_copy(settings: Settings, console: Console) -> None:
+    """Integer weights of a large model come from a packed file in the cache: made here, with progress, if need be."""
+    from tinydiff.commands.quantize import bar
+    from tinydiff.packed_cache import packed_source
+    from tinydiff.recipe import INTEGERS
+    from tinydiff_weights.open import open_model
+
+    if settings["weights"] in INTEGERS:
+        source = open_model(settings["model"], vae=settings["vae"])
+        packed = packed_source(source, settings["weights"], settings["backend"] or "auto", bar(console))
+        console.clear()
+        if packed is not source:
+            console.note(f"packed copy: {packed.path}")
+
+
 def draw(
     pipe: Pipeline,
     scheduler: Scheduler,
@@ -169,10 +197,12 @@ def draw(
     settings: Settings,
     console: Console,
     interrupts: Interrupts,
+    watcher: Watcher,
+    begin: int = 0,
 ) -> Output:
-    """The pipeline call, with progress and a Ctrl-C that waits for one operation."""
+    """The pipeline call, with progress and a Ctrl-C that waits for one operation. `begin`: steps done before."""
     width, height = settings["size"] or (None, None)
-    progress = StepProgress(console, len(scheduler.timesteps))
+    progress = StepProgress(console, len(scheduler.timesteps), begin=begin)
 
     def after_step(_: Any, index: int, timestep: float, kwargs: Mapping[str, Any]) -> None:
         progress.step(index + 1)
@@ -194,6 +224,7 @@ def draw(
             clip_skip=_clip_skip(pipe, settings),
             num_images_per_prompt=settings["batch"] or 1,
             callback_on_step_end=after_step,
+            watcher=watcher,
         )
     console.clear()
     return out
@@ -222,7 +253,7 @@ def save(
 ) -> None:
     """Write the pictures and print their names. A name that was taken meanwhile is passed over or refused."""
     from tinydiff.commands.picture_text import describe_run, texts
-    from tinydiff.image import save_png
+    from tinydiff.image import holds_picture, save_png
 
     record = None if settings["no_metadata"] else describe_run(pipe, scheduler, out, prompt, settings)
     for index, picture in enumerate(out.images):
@@ -231,14 +262,17 @@ def save(
         def write(path: Path, force: bool, picture: Any = picture, text: Mapping[str, str] | None = text) -> None:
             save_png(path, picture, text, force=force)
 
+        def holds(path: Path, picture: Any = picture) -> bool:
+            return holds_picture(path, picture)
+
         with interrupts.finishing():
-            console.result(os.fspath(targets.write(write)))
+            console.result(os.fspath(targets.write(write, holds)))
             console.flush()
         interrupts.check()
 
 
 @contextmanager
-def _shown_warnings(console: Console) -> Iterator[None]:
+def shown_warnings(console: Console) -> Iterator[None]:
     """Warnings as single lines on stderr, those of the prompt every time."""
     from tinydiff.text import PromptWarning
 
@@ -252,7 +286,7 @@ def _shown_warnings(console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def _in_users_words(settings: Settings) -> Iterator[None]:
+def in_users_words(settings: Settings) -> Iterator[None]:
     """Errors of the Python interface name its arguments; the user wrote flags, variables or a config file."""
     try:
         yield

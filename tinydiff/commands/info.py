@@ -24,6 +24,10 @@ NAMES_SHOWN = 5
 
 def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> int:
     source = open_model(args.path if args.path is not None else settle({})["model"])
+    if args.verify:
+        from tinydiff_weights.packed_verify import verify
+
+        verify(source)
     found = describe(source, compute_hash=args.hash)
     console.result(json.dumps(found, indent=2) if args.json else as_text(found))
     return 0

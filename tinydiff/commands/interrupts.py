@@ -31,10 +31,11 @@ def _stop() -> None:
 
 
 class Interrupts:
-    """The signal handlers of one command. `count`: how many signals came."""
+    """The signal handlers of one command. `count`: how many signals came; `noticed` is called at the first one."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.noticed: Action = lambda: None
         self._first, self._second = _stop, leave
         self._before: dict[int, Any] = {}
 
@@ -91,6 +92,7 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         if self.count == 1:
+            self.noticed()
             self._first()
         elif self.count == 2:
             self._second()

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tinydiff.memory.limits import cgroup_folders, cgroup_limit, text_of
+
 # Features of /proc/cpuinfo that decide how fast the kernels can be.
 FEATURES = {
     "x86_64": ("avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
@@ -30,13 +32,12 @@ ARM_CORES = {
     },
     "0x61": {"0x022": "Apple M1 Icestorm", "0x023": "Apple M1 Firestorm"},
 }  # fmt: skip
-_UNLIMITED = 1 << 60  # cgroup v1 writes a huge number where there is no limit
 
 
 def cpu(root: Path = Path("/")) -> dict[str, Any]:
     """Architecture, model names, SIMD features, cores, and clusters of equal cores, the fastest first."""
     architecture = platform.machine().lower()
-    fields = _cpuinfo(_text(root / "proc/cpuinfo"))
+    fields = _cpuinfo(text_of(root / "proc/cpuinfo"))
     flags = {word for key in ("flags", "Features") for line in fields.get(key, ()) for word in line.split()}
     wanted = FEATURES.get(architecture, ())
     return {
@@ -52,7 +53,7 @@ def cpu(root: Path = Path("/")) -> dict[str, Any]:
 
 def memory(root: Path = Path("/")) -> dict[str, int | None]:
     """Bytes: the machine's, what is available now, and the tightest limit on this process."""
-    info = dict(re.findall(r"^(\w+):\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE))
+    info = dict(re.findall(r"^(\w+):\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE))
 
     def field(name: str) -> int | None:
         return int(info[name]) * 1024 if name in info else None
@@ -61,7 +62,7 @@ def memory(root: Path = Path("/")) -> dict[str, int | None]:
         "total": field("MemTotal"),
         "available": field("MemAvailable"),
         "swap_free": field("SwapFree"),
-        "cgroup_limit": _cgroup_limit(root),
+        "cgroup_limit": cgroup_limit(root),
         "address_space_limit": _address_space_limit(),
     }
 
@@ -94,7 +95,7 @@ def _clusters(root: Path) -> list[dict[str, int]]:
     """Cores by their highest clock (or capacity, where there is no cpufreq)."""
     groups: dict[int, int] = {}
     for folder in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*")):
-        value = _text(folder / "cpufreq/cpuinfo_max_freq") or _text(folder / "cpu_capacity")
+        value = text_of(folder / "cpufreq/cpuinfo_max_freq") or text_of(folder / "cpu_capacity")
         if value.strip().isdigit():
             groups[int(value)] = groups.get(int(value), 0) + 1
     return [{"cores": groups[speed], "max_khz_or_capacity": speed} for speed in sorted(groups, reverse=True)]
@@ -103,43 +104,16 @@ def _clusters(root: Path) -> list[dict[str, int]]:
 def _quota(root: Path) -> float | None:
     """CPUs' worth of time that the control groups allow, None without a limit."""
     found = []
-    for folder in _cgroup_folders(root, "cpu"):
-        quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
+    for folder in cgroup_folders(root, "cpu"):
+        quota, _, period = text_of(folder / "cpu.max").strip().partition(" ")
         if not period:
-            quota, period = _text(folder / "cpu.cfs_quota_us").strip(), _text(folder / "cpu.cfs_period_us").strip()
+            quota, period = text_of(folder / "cpu.cfs_quota_us").strip(), text_of(folder / "cpu.cfs_period_us").strip()
         if quota.isdigit() and period.isdigit() and int(period) > 0:
             found.append(int(quota) / int(period))
     return min(found, default=None)
 
 
 # ------------------------------------------------------------------------------------------------ memory
-
-
-def _cgroup_limit(root: Path) -> int | None:
-    limits = []
-    for folder in _cgroup_folders(root, "memory"):
-        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
-            value = _text(folder / name).strip()
-            if value.isdigit() and int(value) < _UNLIMITED:
-                limits.append(int(value))
-    return min(limits, default=None)
-
-
-def _cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """This process's control groups for `controller`, version 1 and 2, each with its parents."""
-    base = root / "sys/fs/cgroup"
-    found: list[Path] = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if controllers == "":
-            top = base
-        elif controller in controllers.split(","):
-            top = base / controller
-        else:
-            continue
-        below = top / path.strip("/")
-        found += [folder for folder in (below, *below.parents) if folder == top or top in folder.parents]
-    return list(dict.fromkeys(found))
 
 
 def _address_space_limit() -> int | None:
@@ -149,10 +123,3 @@ def _address_space_limit() -> int | None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if soft == resource.RLIM_INFINITY else soft
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")[: 1 << 20]
-    except OSError:
-        return ""

@@ -11,18 +11,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tinydiff_weights.hashes import cached_sha256, sha256_of
-from tinydiff_weights.safetensors import StoredTensor
+from tinydiff_weights.packed_tensors import AnyTensor
 from tinydiff_weights.source import ModelSource
 
 SMALL = 64 * 2**20  # bytes that may be hashed while somebody waits for a picture
 
 
-def files_of(tensors: Iterable[StoredTensor]) -> list[Path]:
+def files_of(tensors: Iterable[AnyTensor]) -> list[Path]:
     return [Path(file) for file in sorted({t.file for t in tensors})]
 
 
 def hashed_files(source: ModelSource) -> list[Path]:
-    return [source.path] if source.kind == "single_file" else files_of(source.components["unet"].tensors.values())
+    source = source.origin or source
+    one_file = source.kind in ("single_file", "packed")
+    return [source.path] if one_file else files_of(source.components["unet"].tensors.values())
 
 
 def model_hash(source: ModelSource, *, compute: bool) -> str | None:

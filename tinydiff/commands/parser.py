@@ -14,9 +14,7 @@ from tinydiff.errors import InvalidArgumentError, NotYetError
 from tinydiff.suggest import nearest
 
 PLANNED = {
-    "quantize": "pack a model into int8 or int4 weights",
     "plan": "predict memory and time of a picture",
-    "resume": "go on with an interrupted picture",
     "bench": "measure speed on this machine",
 }
 SETTINGS_HELP = """\
@@ -66,7 +64,9 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     commands: dict[str, Parser] = {}
     for name, what, arguments in (
         ("generate", "make a picture from a prompt", _generate),
+        ("resume", "go on with a picture that was interrupted", _resume),
         ("info", "say what a model is, without reading its weights", _info),
+        ("quantize", "pack a model into one file of int8 or int4 weights", _quantize),
         ("doctor", "say what this machine is and how tinydiff uses it", _doctor),
         ("warmup", "compile the kernels ahead of the first picture", _warmup),
         ("pull", "download a model from the Hugging Face hub into the local cache", _pull),
@@ -132,8 +132,23 @@ def _generate(p: Parser) -> None:
         ("--threads", "N", "CPU threads"),
     ):
         p.add_argument(flag, dest="output" if flag == "-o" else None, metavar=value, help=what)
+    p.add_argument(
+        "--journal",
+        nargs="?",
+        const="on",
+        metavar="FILE",
+        help="keep what is done after every step, for `tinydiff resume`; FILE.journal names where, off switches it off "
+        "(default: on phones only)",
+    )
     p.add_argument("--force", action="store_true", help="replace FILE if it exists")
     p.add_argument("--no-metadata", action="store_true", help="leave prompt and settings out of the PNG")
+    p.add_argument("--quiet", action="store_true", help="no progress, hints or summary; warnings and errors only")
+
+
+def _resume(p: Parser) -> None:
+    p.add_argument("journal", nargs="?", metavar="JOURNAL", help="the journal (default: of the latest picture)")
+    p.add_argument("-o", dest="output", metavar="FILE", help="the PNG to write (default: as it was asked for)")
+    p.add_argument("--force", action="store_true", help="replace FILE if it exists")
     p.add_argument("--quiet", action="store_true", help="no progress, hints or summary; warnings and errors only")
 
 
@@ -141,6 +156,23 @@ def _info(p: Parser) -> None:
     p.add_argument("path", nargs="?", metavar="PATH", help="as generate's --model (default: the model it would use)")
     _json(p)
     p.add_argument("--hash", action="store_true", help="compute the SHA-256 of the weights if it is not known yet")
+    p.add_argument("--verify", action="store_true", help="read a packed file whole and check its sums")
+
+
+def _quantize(p: Parser) -> None:
+    p.add_argument("source", metavar="SRC", help="diffusers folder, .safetensors file or id in the hub's cache")
+    p.add_argument("target", metavar="DST", help="the .safetensors file to write")
+    for flag, value, what in (
+        ("--weights", "W", "int8, int4, or mixed: 8 bits where they help most, 4 elsewhere"),
+        ("--target-size", "SIZE", "of the file with --weights mixed, such as 900MB (default: half-way)"),
+        ("--wide", "W", "other layers: auto (float16 where it loses nothing), float16 or float32"),
+        ("--vae", "PATH", "an autoencoder to pack instead of the model's"),
+    ):
+        p.add_argument(flag, metavar=value, help=what)
+    kept = "layers to leave wide, such as 'unet.mid_block.*'; may be given several times"
+    p.add_argument("--keep", metavar="PATTERN", action="append", help=kept)
+    p.add_argument("--force", action="store_true", help="replace DST if it exists")
+    p.add_argument("--quiet", action="store_true", help="no progress or summary")
 
 
 def _doctor(p: Parser) -> None:

@@ -25,7 +25,7 @@ def describe_run(pipe: Pipeline, scheduler: Scheduler, out: Output, prompt: str,
     defaults = pipe.model.defaults
     steps, guidance_scale = steps_and_guidance(pipe.model, settings["steps"], settings["cfg"])
     width, height = settings["size"] or (defaults.width, defaults.height)
-    source = pipe.model.source
+    source = pipe.model.source.origin or pipe.model.source
     return Record(
         prompt=prompt,
         negative_prompt=settings["negative"] or "",

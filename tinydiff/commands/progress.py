@@ -11,14 +11,16 @@ from tinydiff.commands.console import Console
 class StepProgress:
     """Draws `[###---] 7/20  0.42 s/step  0:05 left` on a terminal, and nothing elsewhere."""
 
-    def __init__(self, console: Console, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console, self._steps, self._clock = console, steps, clock
+    def __init__(
+        self, console: Console, steps: int, clock: Callable[[], float] = time.monotonic, begin: int = 0
+    ) -> None:
+        self._console, self._steps, self._clock, self._begin = console, steps, clock, begin
         self._started = clock()
-        self._show(0, "reading the prompt")
+        self._show(begin, "reading the prompt")
 
     def step(self, done: int) -> None:
         """`done` steps have ended."""
-        pace = (self._clock() - self._started) / max(done, 1)
+        pace = (self._clock() - self._started) / max(done - self._begin, 1)
         left = "decoding" if done >= self._steps else f"{duration(pace * (self._steps - done))} left"
         self._show(done, f"{pace:.2f} s/step  {left}")
 

@@ -74,6 +74,12 @@ def memory(value: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
+def journal(value: str) -> str:
+    if value not in ("on", "off") and (not value.endswith(".journal") or "\0" in value):
+        raise ValueError("on, off, or a name that ends in .journal (a prompt goes before the flag)")
+    return value
+
+
 def switch(value: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if value.strip().lower() not in known:
@@ -82,7 +88,7 @@ def switch(value: str) -> bool:
 
 
 Reader = Callable[[str], Any]
-TEXTUAL: tuple[Reader, ...] = (text, path, size, interval, memory)  # in the config file these are strings
+TEXTUAL: tuple[Reader, ...] = (text, path, size, interval, memory, journal)  # in the config file these are strings
 READERS: dict[str, Reader] = {
     "model": path,
     "vae": path,
@@ -102,6 +108,7 @@ READERS: dict[str, Reader] = {
     "memory": memory,
     "backend": text,
     "threads": whole,
+    "journal": journal,
     "no_metadata": switch,
     "quiet": switch,
 }
@@ -160,6 +167,16 @@ def read(name: str, value: object, place: str) -> Any:
     except ValueError as error:
         shown = repr(value)
         raise InvalidArgumentError(f"{place} must be {error}, not {shown[:60]}") from None
+
+
+def written(value: Any) -> str:
+    """A value as the text that its reader gives back: for a later run with the same settings."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        first, last = value
+        return f"{first}x{last}" if isinstance(first, int) else f"{first!r}:{last!r}"
+    return str(value)
 
 
 def flag_of(name: str) -> str:

@@ -18,17 +18,27 @@ class Targets:
     the current folder, N counting from 1 and passing over names that are taken.
     """
 
-    def __init__(self, output: str | None, seed: int, pictures: int, *, force: bool) -> None:
+    def __init__(self, output: str | None, seed: int, pictures: int, *, force: bool, resumed: bool = False) -> None:
+        self._resumed = resumed  # a name may be taken by the very picture that the killed run could still write
         self._fixed = None if output is None else numbered(output, pictures)
         self._force = force and output is not None
-        self._names = iter(self._fixed) if self._fixed is not None else free_names(seed)
+        unnamed = default_names(seed) if resumed else free_names(seed)
+        self._names = iter(self._fixed) if self._fixed is not None else unnamed
         for path in self._fixed or [next(free_names(seed))]:
-            check_output(path, force=self._force)  # raises OutputError now for what could not be written later
+            check_output(path, force=self._force or resumed)  # raises OutputError for what could not be written later
 
-    def write(self, save: Callable[[Path, bool], object]) -> Path:
-        """Call `save(path, force)` with the next name. A free name that was taken meanwhile is passed over."""
+    def write(self, save: Callable[[Path, bool], object], holds: Callable[[Path], bool]) -> Path:
+        """Call `save(path, force)` with the next name. A free name that was taken meanwhile is passed over.
+
+        Of an interrupted run, a file that `holds` the picture already is it.
+        """
         while True:
             path = next(self._names)
+            if self._resumed and os.path.lexists(path):
+                if holds(path):
+                    return path
+                if self._fixed is None:
+                    continue
             try:
                 save(path, self._force)
             except OutputError as error:
@@ -38,11 +48,13 @@ class Targets:
                 return path
 
 
-def free_names(seed: int) -> Iterator[Path]:
+def default_names(seed: int) -> Iterator[Path]:
     for number in count(1):
-        path = Path(f"{seed}-{number}{SUFFIX}")
-        if not os.path.lexists(path):
-            yield path
+        yield Path(f"{seed}-{number}{SUFFIX}")
+
+
+def free_names(seed: int) -> Iterator[Path]:
+    return (path for path in default_names(seed) if not os.path.lexists(path))
 
 
 def numbered(output: str, pictures: int) -> list[Path]:

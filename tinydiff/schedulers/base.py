@@ -127,20 +127,29 @@ class Scheduler:
 
     def _rehearse(self) -> None:
         """Runs the whole loop on one number: coefficients depend on the schedule alone, so a bad one shows here."""
+        self.rehearsed(len(self.timesteps))
+
+    def rehearsed(self, steps: int) -> Scheduler:
+        """A copy that was taken through the first `steps` timesteps on one number in the place of latents.
+
+        Its state has the counts and as many arrays as that of a real loop there. Raises InvalidArgumentError.
+        """
         double = copy.copy(self)
+        double.step_index = None
         double._forget()
         double.set_noise_seeds([0])
         one = np.ones((1, 1), np.float32)
         output = np.ones((1, self._output_multiple()), np.float32)
-        for t in self.timesteps:
+        for t in self.timesteps[:steps]:
             try:
                 double.scale_model_input(one, t)
                 double.step(output, t, one, noise=one)
             except InvalidArgumentError as error:
-                steps = f"{self.num_inference_steps} step" + "s" * (self.num_inference_steps != 1)
+                count = f"{self.num_inference_steps} step" + "s" * (self.num_inference_steps != 1)
                 raise InvalidArgumentError(
-                    f"{self.class_name} cannot run {steps} with these options: at timestep {float(t):g}, {error}"
+                    f"{self.class_name} cannot run {count} with these options: at timestep {float(t):g}, {error}"
                 ) from None
+        return double
 
     def _output_multiple(self) -> int:
         """Channels of the model's output per channel of the latents; 2 where it also predicts a variance."""

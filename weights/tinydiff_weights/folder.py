@@ -20,7 +20,7 @@ from tinydiff_weights.errors import ModelFileError, UnsupportedModelError
 from tinydiff_weights.folder_kinds import explain_folder
 from tinydiff_weights.jsonfile import read_json
 from tinydiff_weights.rename_old import hub_clip_names, modern_vae_names
-from tinydiff_weights.safetensors import open_safetensors
+from tinydiff_weights.safetensors import StoredTensor, open_safetensors
 from tinydiff_weights.source import Component, FewStepsSource, ModelSource, TokenizerSource
 from tinydiff_weights.tokenizer_files import open_tokenizer
 from tinydiff_weights.vae_file import fitted
@@ -71,7 +71,8 @@ def open_folder(path: str | Path, *, vae: Component | None = None) -> ModelSourc
     position_ids = 0
     for name in encoders:
         component = open_component(root, name, index)
-        tensors, dropped = hub_clip_names(component.tensors)
+        stored = {n: t for n, t in component.tensors.items() if isinstance(t, StoredTensor)}
+        tensors, dropped = hub_clip_names(stored)
         components[name] = Component(name, component.config, tensors, component.path)
         position_ids += dropped
     return ModelSource(

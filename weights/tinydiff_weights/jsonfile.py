@@ -22,15 +22,22 @@ def read_json(path: Path) -> dict[str, Any]:
         with open(descriptor, "rb", closefd=False) as stream:
             text = stream.read(MAX_JSON_BYTES)
     try:
-        value = json.loads(text.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ModelFileError(path, "is nested too deeply") from None
+        decoded = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ModelFileError(path, f"is not UTF-8 (byte {error.start})") from None
+    return parse_object(decoded, path)
+
+
+def parse_object(text: str, path: Path, what: str = "") -> dict[str, Any]:
+    """The JSON object that `text` is; `what` begins the errors that name `path`."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ModelFileError(path, f"{what}is nested too deeply") from None
     except ValueError as error:
-        raise ModelFileError(path, f"is not valid JSON: {str(error)[:120]}") from None
+        raise ModelFileError(path, f"{what}is not valid JSON: {str(error)[:120]}") from None
     if not isinstance(value, dict):
-        raise ModelFileError(path, f"holds a JSON {type(value).__name__}, expected an object")
+        raise ModelFileError(path, f"{what}holds a JSON {type(value).__name__}, expected an object")
     return value
 
 

@@ -20,7 +20,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tinydiff_weights.errors import ModelFileError
 
@@ -55,6 +59,14 @@ class FileMapping(mmap.mmap):
             return False  # unlinked or moved away: the mapped bytes stay what they were
         same_file = (now.device, now.inode) == (self.identity.device, self.identity.inode)
         return same_file and now != self.identity
+
+    def replaced(self) -> bool:
+        """True if another file has the name by now. The mapped bytes are still the old ones, and whole."""
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) != (self.identity.device, self.identity.inode)
 
 
 _live: WeakValueDictionary[FileIdentity, FileMapping] = WeakValueDictionary()
@@ -109,3 +121,25 @@ def map_file(path: Path, descriptor: int) -> FileMapping:
             mapping.path, mapping.identity = path.absolute(), identity
             _live[identity] = mapping
         return mapping
+
+
+def mapping_of(array: NDArray[Any]) -> FileMapping | None:
+    """The mapping that an array is a view of, or None."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, FileMapping) else None
+
+
+def drop_pages(array: NDArray[Any]) -> None:
+    """Let go of the pages that a view of a mapping lies on: they are no longer this process's memory.
+
+    The numbers stay: whoever looks again has them read again. Of strided views and of arrays in memory nothing is done.
+    """
+    mapping = mapping_of(array)
+    if mapping is None or not array.flags.c_contiguous or not array.nbytes:
+        return
+    start = array.ctypes.data - np.frombuffer(mapping, np.uint8, 1).ctypes.data
+    first = start // mmap.PAGESIZE * mmap.PAGESIZE
+    with contextlib.suppress(OSError):  # advice
+        mapping.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)

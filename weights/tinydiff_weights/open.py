@@ -1,8 +1,8 @@
-"""One door for every model: the embedded one, a diffusers folder, a single file, a name of the hub's local cache.
+"""One door for every model: the embedded one, a folder, a single or packed file, a name of the hub's local cache.
 
     open_model(None)                       the model in the package
     open_model("folder")                   diffusers folder (folder.py)
-    open_model("model.safetensors")        single file (singlefile.py)
+    open_model("model.safetensors")        packed file (packed.py, told by its metadata) or single file (singlefile.py)
     open_model("org/name[@revision]")      what `tinydiff pull` or any other tool put into the hub's cache (hub.py)
 
 A path that exists wins over a hub name. Nothing here touches the network, and nothing reads the weights.
@@ -17,6 +17,7 @@ from tinydiff_weights.errors import ModelFileError
 from tinydiff_weights.folder import open_folder, open_vae_folder
 from tinydiff_weights.hub import HubName, cached_path, parse_hub_name
 from tinydiff_weights.mapping import open_regular
+from tinydiff_weights.safetensors import open_safetensors
 from tinydiff_weights.sniff import foreign_kind, refuse_pickle_name
 from tinydiff_weights.source import Component, ModelSource
 
@@ -37,9 +38,12 @@ def open_model(path: str | Path | None = None, *, vae: str | Path | None = None)
     try:
         if found.is_dir():
             return open_folder(found, vae=None if vae is None else open_vae(vae))
+        from tinydiff_weights.packed import is_packed, open_packed
         from tinydiff_weights.singlefile import open_single_file
 
         refuse_foreign(found)
+        if is_packed(file := open_safetensors(found)):
+            return open_packed(file, vae=None if vae is None else open_vae(vae))
         return open_single_file(found, vae=None if vae is None else _find(vae)[0])
     except ModelFileError as error:
         if name is None or error.hint is not None or not os.path.isdir(found):
@@ -53,9 +57,12 @@ def open_vae(path: str | Path) -> Component:
     found, _ = _find(path)
     if found.is_dir():
         return open_vae_folder(found)
+    from tinydiff_weights.packed import is_packed, packed_vae
     from tinydiff_weights.singlefile import open_vae_file
 
     refuse_foreign(found)
+    if is_packed(file := open_safetensors(found)):
+        return packed_vae(file)
     return open_vae_file(found)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tinydiff_weights.dtypes import STORAGE, to_float32
 from tinydiff_weights.errors import ModelFileError
 from tinydiff_weights.header import HeaderError, TensorEntry, header_length, parse_header
-from tinydiff_weights.mapping import FileMapping, map_file, open_regular
+from tinydiff_weights.mapping import FileMapping, map_file, mapping_of, open_regular
 from tinydiff_weights.sniff import foreign_kind
 
 
@@ -60,6 +60,17 @@ class StoredTensor:
     def float32(self) -> NDArray[np.float32]:
         """The values, C-contiguous and aligned: the mapped bytes themselves for F32, else a new array."""
         return to_float32(self.raw, self.dtype)
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Some rows: float16 as they lie in the file where they are halves, else as `float32` gives them."""
+        part = self.raw[start:stop]
+        if self.dtype == "F16":
+            return np.require(part, requirements=["C_CONTIGUOUS", "ALIGNED"])
+        return to_float32(part, self.dtype)
+
+    def table(self) -> NDArray[Any]:
+        """Float32, or half as it lies in the file: for tables of which single rows are used."""
+        return self.aligned() if self.dtype == "F16" else self.float32()
 
     def aligned(self) -> NDArray[Any]:
         """`raw`, copied if its address suits no pointer of its type (files with an unpadded header)."""
@@ -124,10 +135,22 @@ def open_safetensors(path: str | Path) -> SafetensorsFile:
     return SafetensorsFile(path, MappingProxyType(tensors), MappingProxyType(metadata), size, mapping)
 
 
-def check_unchanged(tensors: Iterable[StoredTensor]) -> None:
-    """Raise ModelFileError if a file behind one of the tensors was written to since it was opened."""
-    for mapping in {id(m): m for t in tensors if (m := _mapping_of(t.raw)) is not None}.values():
+class HasRaw(Protocol):
+    """A tensor of any kind: `raw` is a view of its file."""
+
+    @property
+    def raw(self) -> NDArray[Any]: ...
+
+
+def check_unchanged(tensors: Iterable[HasRaw], *, replaced: bool = False) -> None:
+    """Raise ModelFileError if a file behind one of the tensors was written to since it was opened.
+
+    `replaced`: also if another file has its name by now, which is safe but not what the name promises.
+    """
+    for mapping in {id(m): m for t in tensors if (m := mapping_of(t.raw)) is not None}.values():
         _refuse_changed(mapping)
+        if replaced and mapping.replaced():
+            raise ModelFileError(mapping.path, "was replaced after it was opened", hint="Load the model again")
 
 
 def _view(mapping: FileMapping, start: int, entry: TensorEntry, file: str) -> StoredTensor:
@@ -138,13 +161,6 @@ def _view(mapping: FileMapping, start: int, entry: TensorEntry, file: str) -> St
     else:
         raw = np.ndarray(entry.shape, storage, buffer=mapping, offset=start + entry.begin)
     return StoredTensor(entry.name, entry.dtype, raw, file)
-
-
-def _mapping_of(raw: NDArray[Any]) -> FileMapping | None:
-    base: object = raw
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return base if isinstance(base, FileMapping) else None
 
 
 def _refuse_changed(mapping: FileMapping) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tinydiff_weights.packed_tensors import AnyTensor
 from tinydiff_weights.safetensors import StoredTensor
 
 
@@ -23,19 +24,20 @@ class Component:
 
     name: str  # "unet", "vae", "text_encoder", "text_encoder_2"
     config: Mapping[str, Any]
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, AnyTensor]
     path: Path  # the file or folder named in errors
 
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """Where a CLIP tokenizer's vocabulary lies. All paths None: the CLIP vocabulary of the package."""
+    """Where a CLIP tokenizer's vocabulary lies. All places None: the CLIP vocabulary of the package."""
 
     vocab: Path | None = None
     merges: Path | None = None
     tokenizer_json: Path | None = None
     pad_token: str = "<|endoftext|>"
     model_max_length: int = 77
+    stored: StoredTensor | None = None  # in a packed file: the whole vocabulary as JSON (tinydiff.stored_vocabulary)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class ModelSource:
     """A model before it is built."""
 
     path: Path
-    kind: str  # "folder" or "single_file"
+    kind: str  # "folder", "single_file" or "packed"
     family: str  # "sd1", "sd2", "sdxl": what was recognised
     why: str  # the evidence, in one sentence, for `tinydiff info`
     pipeline_class: str  # diffusers' name, e.g. "StableDiffusionPipeline"
@@ -63,6 +65,8 @@ class ModelSource:
     index: Mapping[str, Any] = field(default_factory=dict)  # model_index.json
     defaults: Mapping[str, Any] = field(default_factory=dict)  # steps, guidance, width, height (tinydiff.json)
     few_steps: FewStepsSource | None = None  # tinydiff.json
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # of a packed file: source hash, version, recipe
+    origin: ModelSource | None = None  # of a packed file in the cache: the model that the caller named
     hints: tuple[str, ...] = ()  # what the user should be told once, a line each
     leftovers: Mapping[str, int] = field(default_factory=dict)  # ignored training leftovers, kind -> count
     unused: tuple[str, ...] = ()  # tensors of the file that no component claims

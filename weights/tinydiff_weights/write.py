@@ -52,12 +52,13 @@ class _Output(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: str | Path, *, overwrite: bool = True, durable: bool = True) -> Iterator[BinaryIO]:
     """Write `path` through the file object given; it appears when the block ends without an exception.
 
     overwrite=False raises FileExistsError if `path` exists by then, also if it appeared meanwhile. Every
     failure is an OSError (no folder, no permission, disk full, `path` is a folder): the caller words it for
-    its user. The mode is 0666 less the umask, as for any new file.
+    its user. The mode is 0666 less the umask, as for any new file. durable=False leaves the flushing to the system: for
+    what is worth nothing after a loss of power.
     """
     path = Path(path)
     if not overwrite and os.path.lexists(path):
@@ -69,26 +70,28 @@ def atomic_write(path: str | Path, *, overwrite: bool = True) -> Iterator[Binary
     try:
         try:
             yield cast("BinaryIO", _Output(descriptor))
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         if overwrite:
             os.replace(temporary, path)
         else:
-            _publish_new(temporary, path)
+            publish_new(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    _fsync_folder(path.parent)
+    if durable:
+        fsync_folder(path.parent)
 
 
-def atomic_write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> None:
+def atomic_write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True, durable: bool = True) -> None:
     """`atomic_write` of bytes that are at hand."""
-    with atomic_write(path, overwrite=overwrite) as file:
+    with atomic_write(path, overwrite=overwrite, durable=durable) as file:
         file.write(data)
 
 
-def _publish_new(temporary: Path, path: Path) -> None:
+def publish_new(temporary: Path, path: Path) -> None:
     """Name `temporary` `path` unless that is taken: link() then refuses, rename() would replace."""
     try:
         os.link(temporary, path)
@@ -104,7 +107,7 @@ def _publish_new(temporary: Path, path: Path) -> None:
             raise
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make the new name durable. Some file systems refuse this; the file itself is complete either way."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

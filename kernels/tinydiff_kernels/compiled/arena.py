@@ -19,12 +19,14 @@ SLACK = 128  # bytes after every buffer that a kernel may read and does not use
 
 @dataclass(eq=False, slots=True)
 class Lifetime:
-    """A buffer to be placed: its bytes, and the launches (first and last, inclusive) between which it lives."""
+    """A buffer to be placed: its bytes, and the launches (first and last, inclusive) between which it lives. The first
+    `lead` of its bytes lie before what `offset` points to."""
 
     nbytes: int
     first: int
     last: int
     offset: int = -1
+    lead: int = 0
 
 
 def place(buffers: Sequence[Lifetime]) -> int:

@@ -15,7 +15,11 @@ from tinydiff_kernels.backend import Backend, Observer
 from tinydiff_kernels.compiled import forms, lower_matmul, lower_simple
 from tinydiff_kernels.compiled.arena import Arena
 from tinydiff_kernels.compiled.build import Builder
-from tinydiff_kernels.compiled.program import Program
+from tinydiff_kernels.compiled.lower_matmul import QUANTISED
+from tinydiff_kernels.compiled.program import Program, Stream
+from tinydiff_kernels.compiled.strip_build import StripBuild
+from tinydiff_kernels.compiled.strip_schedule import Schedule
+from tinydiff_kernels.compiled.strips import StripPolicy
 from tinydiff_kernels.compiled.trace import Step, Trace, Value
 from tinydiff_kernels.compiled.weights import KindOf, PackedWeights
 from tinydiff_kernels.ref.quantise import FLIP
@@ -40,9 +44,27 @@ TABLE: dict[type[op.Operation], Lower] = {
 PROGRAMS_KEPT = 8
 
 
+def fill(builder: Builder, outputs: list[Value], strips: StripPolicy | None, *, plainly: bool = False) -> None:
+    """Lower a builder's trace, in strips where there is a policy. `plainly`: every step writes its float32 rows, norms
+    and concatenations too, and shows them."""
+    trace = builder.trace
+    if strips is not None:
+        schedule = Schedule(trace, outputs, strips, lambda weight: builder.weights.kind_of(weight) in QUANTISED)
+        StripBuild(builder, schedule, strips.lines, TABLE, plainly=plainly).run()
+        return
+    for index, step in enumerate(trace.steps):
+        builder.step = index
+        TABLE[type(step.operation)](builder, step)
+        if plainly:
+            forms.dense(builder, step.output)
+            builder.show(step.output)
+    for value in outputs:
+        forms.dense(builder, value)
+
+
 class Compiled(Backend):
     """Float32 activations and epilogues; weights as `kind_of` says. `arena` may be shared by the networks of a
-    pipeline.
+    pipeline; `keep` and `stream`: see `PackedWeights` and `program.Stream`, for networks under a memory limit.
 
     `cancel` is an int32 word that stops kernels between tiles. Observers see every operation when it is recorded
     (`before`). Where a result is not finite all is computed again, operation by operation, and each one's values are
@@ -59,15 +81,25 @@ class Compiled(Backend):
         threads: int | None = None,
         arena: Arena | None = None,
         cancel: NDArray[np.int32] | None = None,
+        keep: bool = True,
+        stream: Stream | None = None,
     ) -> None:
         super().__init__(observers)
         self.threads = pool.default_threads() if threads is None else threads
         self.arena = arena or Arena()
         self.cancel: NDArray[np.int32] = np.zeros(1, np.int32) if cancel is None else cancel
         self.profile = False
+        self.strips: StripPolicy | None = None  # of the network that runs next; see `strips.py`
         self.programs: OrderedDict[Any, Program] = OrderedDict()  # newest last
-        self._weights = PackedWeights(kind_of)
+        self.stream = stream
+        self.kind_of, self._keep = kind_of, keep
+        self._weights = PackedWeights(kind_of, keep=keep)
         self._trace = Trace()
+
+    def forget(self) -> None:
+        """Give back programs and packed weights: the next run makes them anew."""
+        self.programs.clear()
+        self._weights = PackedWeights(self.kind_of, keep=self._keep)
 
     def run(self, operation: op.Operation) -> Rows:
         """Recorded, not computed; see `make`."""
@@ -95,7 +127,7 @@ class Compiled(Backend):
         held = trace.alive()
         outputs = [value for value, _ in held]
         trace.forget_unused(outputs)
-        key = trace.key(outputs)
+        key = self.strips, trace.key(outputs)
         program = self.programs.pop(key, None) or self._build(trace, outputs)
         self.programs[key] = program
         while len(self.programs) > PROGRAMS_KEPT:
@@ -112,21 +144,16 @@ class Compiled(Backend):
         return result
 
     def _build(self, trace: Trace, outputs: list[Value], *, plainly: bool = False) -> Program:
-        """`plainly`: every step writes its float32 rows, norms and concatenations too."""
         builder = Builder(trace, outputs, self._weights, self.threads, FLIP * dispatch.choose().path.signed_bytes)
-        for index, step in enumerate(trace.steps):
-            builder.step = index
-            TABLE[type(step.operation)](builder, step)
-            if plainly:
-                forms.dense(builder, step.output)
-        for value in outputs:
-            forms.dense(builder, value)
+        fill(builder, outputs, self.strips, plainly=plainly)
         return builder.finish()
 
-    def _run(self, program: Program, trace: Trace, watch: Callable[[Step, Array], None] | None = None) -> list[Array]:
+    def _run(
+        self, program: Program, trace: Trace, watch: Callable[[Step, Value, Array], None] | None = None
+    ) -> list[Array]:
         return program.run(
             trace, self.arena, threads=self.threads, cancel=self.cancel, after=self._check, watch=watch,
-            profile=self.profile,
+            profile=self.profile, stream=self.stream,
         )  # fmt: skip
 
     def _check(self, step: Step) -> None:
@@ -135,6 +162,6 @@ class Compiled(Backend):
             for observer in self.observers:
                 observer.before(step.operation)
 
-    def _show(self, step: Step, values: Array) -> None:
+    def _show(self, step: Step, value: Value, values: Array) -> None:
         for observer in self.observers:
-            observer.after(step.operation, Rows(step.output.grid, step.output.channels, values))
+            observer.after(step.operation, Rows(value.grid, value.channels, values))

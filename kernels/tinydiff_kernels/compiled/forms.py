@@ -60,7 +60,7 @@ def image(b: Builder, value: Value, padding: op.Padding, border: op.Border, *, q
         pixel = _padded(value.channels) if quantised else value.row_bytes
         buffer, records = b.room(grid.rows * pixel), None
         if quantised:
-            records = _tables(b, value)[2]
+            records = tables(b, value)[2]
         _apply(b, value, buffer, padding, border, records)
         return Image(buffer, grid, pixel, records)
 
@@ -101,30 +101,48 @@ def _sources(parts: list[Part]) -> list[Source]:
 
 
 def _group_norm(b: Builder, value: Value) -> Any:
-    deferred = b.known(value).deferred
-    return deferred if isinstance(deferred, op.GroupNorm) else None
+    known = b.find(value)
+    return known.deferred if known is not None and isinstance(known.deferred, op.GroupNorm) else None
 
 
-def _tables(b: Builder, value: Value) -> tuple[Buffer, Buffer, Buffer]:
+def slots_of(channels: list[int]) -> int:
+    """Places for each channel of one or two matrices side by side."""
+    return slots([Source(0, 0, count) for count in channels])
+
+
+def tables(b: Builder, value: Value) -> tuple[Buffer, Buffer, Buffer]:
     """(multipliers, offsets) of each image's channels by group norm, or of the range alone; records of the images."""
 
     def make() -> tuple[Buffer, Buffer, Buffer]:
         norm = _group_norm(b, value)
-        sources = _sources(_parts(b, value if norm is None else norm.x))
-        batch, pixels, count = value.grid.batch, value.grid.pixels, slots(sources)
-        numbers = MOVED * value.grid.rows * value.channels
-        stats, records = b.room(group.stats_bytes(batch, pixels, count)), b.room(RECORD_BYTES * batch)
-        multiply, add = b.room(4 * batch * count), b.room(4 * batch * count)
-        b.launch("norm_stats", group.STATS_WORDS, group.stats_fields(sources, batch, pixels, stats), numbers)
-        fold = group.fold_fields(
-            sources, batch, pixels, stats, _learned(b, norm), multiply, add, records=records,
-            activation=None if norm is None else norm.activation, flip=b.flip,
-        )  # fmt: skip
-        b.launch("norm_fold", group.FOLD_WORDS, fold, numbers // 64)
-        return multiply, add, records
+        source = value if norm is None else norm.x
+        channels = [count for _, count in _parts(b, source)]
+        taken = b.room(group.stats_bytes(value.grid.batch, value.grid.pixels, slots_of(channels)))
+        stats(b, source, taken, 0, value.grid.pixels)
+        return fold(b, value, channels, taken)
 
     made: tuple[Buffer, Buffer, Buffer] = b.form(value, "tables", make)
     return made
+
+
+def stats(b: Builder, source: Value, taken: Buffer, first: int, pixels: int) -> None:
+    """Statistics of each image's pixels from `first` on."""
+    parts = [(buffer.part(first * 4 * channels), channels) for buffer, channels in _parts(b, source)]
+    fields = group.stats_fields(_sources(parts), source.grid.batch, pixels, taken)
+    b.launch("norm_stats", group.STATS_WORDS, fields, MOVED * source.grid.batch * pixels * source.channels)
+
+
+def fold(b: Builder, value: Value, channels: list[int], taken: Buffer) -> tuple[Buffer, Buffer, Buffer]:
+    """The tables from statistics."""
+    norm, (batch, pixels) = _group_norm(b, value), (value.grid.batch, value.grid.pixels)
+    count = slots_of(channels)
+    records, multiply, add = b.room(RECORD_BYTES * batch), b.room(4 * batch * count), b.room(4 * batch * count)
+    fields = group.fold_fields(
+        [Source(0, 0, c) for c in channels], batch, pixels, taken, _learned(b, norm), multiply, add, records=records,
+        activation=None if norm is None else norm.activation, flip=b.flip,
+    )  # fmt: skip
+    b.launch("norm_fold", group.FOLD_WORDS, fields, MOVED * value.grid.rows * value.channels // 64)
+    return multiply, add, records
 
 
 def _learned(b: Builder, norm: Any) -> group.Norm:
@@ -143,7 +161,7 @@ def _apply(
     """Write an activation, normed where a norm is deferred, into rows or an image with a border."""
     norm = _group_norm(b, value)
     sources = _sources(_parts(b, value if norm is None else norm.x))
-    multiply, add, _ = (0, 0, 0) if norm is None else _tables(b, value)
+    multiply, add, _ = (0, 0, 0) if norm is None else tables(b, value)
     channels = value.channels if records is None else _padded(value.channels)
     fields = group.apply_fields(
         sources, value.grid, multiply, add, output, channels * (4 if records is None else 1),

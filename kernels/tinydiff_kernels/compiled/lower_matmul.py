@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,15 @@ from tinydiff_kernels import operations as op
 from tinydiff_kernels.compiled import forms
 from tinydiff_kernels.compiled.build import Builder
 from tinydiff_kernels.compiled.program import Buffer
+from tinydiff_kernels.compiled.scratch import Unpacked
 from tinydiff_kernels.compiled.trace import Step, Value
 from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul import descriptor as d
 from tinydiff_kernels.matmul.call import matmul_fields
-from tinydiff_kernels.matmul.geometry import Geometry, conv_geometry, linear_geometry, upsample_geometry
+from tinydiff_kernels.matmul.geometry import PARITIES, Geometry, conv_geometry, linear_geometry, upsample_geometry
 from tinydiff_kernels.matmul.packing import Packed
 from tinydiff_kernels.rows import Array, Grid
 
-PARITIES = ((0, 0), (0, 1), (1, 0), (1, 1))
 QUANTISED = ("i8", "i8_limited", "i4")
 
 
@@ -40,9 +41,9 @@ class Epilogue:
     """What is added to the product, as buffers."""
 
     bias: Any
-    table: Buffer | None = None
+    table: Any = None
     table_stride: int = 0
-    residual: Buffer | None = None
+    residual: Any = None
     activation: op.Activation | None = None
 
 
@@ -58,8 +59,51 @@ def image_operand(b: Builder, x: Value, padding: op.Padding, border: op.Border, 
     return Operand(image.buffer, image.pixel, image.grid, image.records, record_per_image=True)
 
 
-def multiply(b: Builder, packed: Packed, geometry: Geometry, x: Operand, e: Epilogue, output: Buffer) -> None:
-    """One launch of the indirect matmul."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Panels:
+    """Some panels of a weight in the arena; of a `Packed` what a launch needs."""
+
+    kind: str
+    data: Buffer
+    taps: int
+    steps: int
+    outputs: int
+    gated: bool
+    panels: int
+    panel_bytes: int
+    scales: None = None
+
+
+def multiply(
+    b: Builder, packed: Packed | Unpacked, geometry: Geometry, x: Operand, e: Epilogue, output: Buffer
+) -> None:
+    """One launch of the indirect matmul, or one for each group of panels of a weight that is packed meanwhile."""
+    if not isinstance(packed, Unpacked):
+        _launch(b, packed, geometry, x, e, output)
+        return
+    groups = packed.groups()
+    if packed.gated and e.residual is not None:
+        groups = [(0, packed.panels)]  # such a residual has rows of all panels
+    scratch = b.room(max((last - first for first, last in groups), default=0) * packed.panel_bytes)
+    for first, last in groups:
+        b.fill(partial(packed.pack, first, last), scratch, (last - first) * packed.panel_bytes, packed.source())
+        start = first * packed.panel_outputs
+        columns = min(last * packed.panel_outputs, packed.outputs) - start
+        part = Panels(
+            packed.kind, scratch, packed.taps, packed.steps, columns, packed.gated, last - first, packed.panel_bytes
+        )
+        beside = replace(
+            e, bias=e.bias[first * d.PANEL : last * d.PANEL], table=_further(e.table, 4 * start),
+            residual=_further(e.residual, 4 * start),
+        )  # fmt: skip
+        _launch(b, part, geometry, x, beside, (output, 4 * start))
+
+
+def _further(buffer: Buffer | None, nbytes: int) -> Any:
+    return None if buffer is None else (buffer, nbytes)
+
+
+def _launch(b: Builder, packed: Packed | Panels, geometry: Geometry, x: Operand, e: Epilogue, output: Any) -> None:
     fields = matmul_fields(
         packed,
         geometry,
@@ -155,8 +199,8 @@ def conv(b: Builder, step: Step) -> None:
     o: Any = step.operation
     x: Value = o.x
     if o.upsample_to is not None:
-        if _doubles(o) and not o.weight.adapters:
-            _upsampled(b, step)
+        if o.doubles and not o.weight.adapters:
+            upsampled(b, step)
             return
         x = forms.enlarged(b, x, o.upsample_to)
     packed, residual = b.weights.packed(o.weight), _residual(b, o)
@@ -172,17 +216,11 @@ def conv(b: Builder, step: Step) -> None:
     multiply(b, packed, placed(image, packed.outputs), image, _epilogue(b, o, residual), b.result(step.output))
 
 
-def _doubles(o: Any) -> bool:
-    """Nearest-2x and a plain 3x3 convolution: four classes of 2x2 taps on the small image do the same."""
-    twice = o.upsample_to == (2 * o.x.grid.height, 2 * o.x.grid.width)
-    return bool(twice and o.weight.kernel == (3, 3) and o.stride == 1 and o.padding == (1, 1, 1, 1))
-
-
-def _upsampled(b: Builder, step: Step) -> None:
+def upsampled(b: Builder, step: Step) -> None:
     o: Any = step.operation
-    residual, kind = _residual(b, o), b.weights.kind_of(o.weight)
-    image = image_operand(b, o.x, o.padding, o.border, quantised=kind in QUANTISED)
+    residual, classes = _residual(b, o), [b.weights.packed(o.weight, parity=parity) for parity in PARITIES]
+    image = image_operand(b, o.x, o.padding, o.border, quantised=classes[0].kind in QUANTISED)
     epilogue, output = _epilogue(b, o, residual), b.result(step.output)
-    for parity in PARITIES:
+    for parity, packed in zip(PARITIES, classes, strict=True):
         geometry = upsample_geometry(image.grid, image.stride, step.output.row_bytes, parity)
-        multiply(b, b.weights.packed(o.weight, parity=parity), geometry, image, epilogue, output)
+        multiply(b, packed, geometry, image, epilogue, output)

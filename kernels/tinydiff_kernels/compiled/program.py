@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,18 @@ MOVED = 32  # multiply-adds that take as long as moving one number
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Memory that a launch uses. `index`: of the input, output or step; `attribute`: of the step's operation."""
+    """Memory that a launch uses. `index`: of the input, output or step; `attribute`: of the step's operation; `skip`:
+    bytes of it that come before."""
 
     place: Place
     life: Lifetime
     index: int = -1
     attribute: str = ""
+    skip: int = 0
+
+    def part(self, skip: int) -> Buffer:
+        """The same memory, so many bytes further on."""
+        return Buffer(self.place, self.life, self.index, self.attribute, self.skip + skip)
 
 
 @dataclass(eq=False, slots=True)
@@ -69,13 +75,37 @@ class Host:
 
 
 @dataclass(eq=False, slots=True)
-class Program:
-    """Launches in order. `dense`: where each value's float32 rows lie, if anywhere."""
+class Fill:
+    """Bytes that NumPy writes into the arena before a launch: a weight that is packed when it is used."""
 
-    actions: list[Launch | Host]
+    make: Callable[[NDArray[np.uint8]], None]
+    into: Buffer
+    nbytes: int
+    step: int
+    sources: list[NDArray[Any]]  # what it reads
+
+
+class Stream(Protocol):
+    """Told of a program's actions, so that weights that lie in files can be brought in ahead and let go behind."""
+
+    def begin(self, program: Program) -> None: ...
+
+    def before(self, index: int) -> None: ...
+
+    def after(self, index: int) -> None: ...
+
+    def end(self) -> None:
+        """Also after an action that raised."""
+
+
+@dataclass(eq=False, slots=True)
+class Program:
+    """Launches in order. `shown`: after which of them rows are complete, where steps write all their rows."""
+
+    actions: list[Launch | Host | Fill]
     outputs: list[Value]
     arena_bytes: int
-    dense: dict[int, Buffer]
+    shown: dict[int, tuple[Buffer, Value]]
     owners: list[Any]  # weights and adapters: its key names them by identity
     bound_to: int = -1  # arena address in the descriptors
     seconds: list[float] = field(default_factory=list)  # of each action, when profiled
@@ -88,11 +118,12 @@ class Program:
         threads: int,
         cancel: NDArray[np.int32],
         after: Callable[[Step], None],
-        watch: Callable[[Step, Array], None] | None = None,
+        watch: Callable[[Step, Value, Array], None] | None = None,
         profile: bool = False,
+        stream: Stream | None = None,
     ) -> list[Array]:
-        """Compute; the outputs as new arrays. `after(step)` is called after every action, `watch(step, its rows)` when
-        a step has float32 rows and all its actions are done."""
+        """Compute; the outputs as new arrays. `after(step)` is called after every action, `watch(step, value, rows)`
+        when rows are complete: a step's whole result, or a strip of it."""
         arena.reserve(self.arena_bytes)
         outputs = [np.empty((v.grid.rows, v.channels), np.float32) for v in self.outputs]
         found = _Addresses(trace, arena, outputs)
@@ -104,27 +135,44 @@ class Program:
                         action.words[link.word] = found.address(link.buffer) + link.add
         self.bound_to = arena.address
         self.seconds.clear()
-        is_checked = checked.active()
-        for index, action in enumerate(self.actions):
-            started = time.perf_counter() if profile else 0.0
-            if isinstance(action, Host):
-                arrays = [found.matrix(buffer, value) for buffer, value in action.inputs]
-                action.run(trace.steps[action.step].operation, arrays, found.matrix(*action.output))
-            else:
-                count = 1 if action.work < LITTLE_WORK else threads
-                if is_checked:
-                    self._launch_checked(action, found, count, cancel)
-                else:
-                    kernel, long = dispatch.kernel(action.kernel), action.work > LONG_WORK
-                    pool.run(kernel, action.words, threads=count, cancel=cancel, long=long)
-            if profile:
-                self.seconds.append(time.perf_counter() - started)
-            step = trace.steps[action.step]
-            after(step)
-            ended = index + 1 == len(self.actions) or self.actions[index + 1].step != action.step
-            if watch is not None and ended and step.output.number in self.dense:
-                watch(step, found.matrix(self.dense[step.output.number], step.output))
+        if stream is not None:
+            stream.begin(self)
+        try:
+            for index, action in enumerate(self.actions):
+                started = time.perf_counter() if profile else 0.0
+                if stream is not None:
+                    stream.before(index)
+                self._act(action, trace, found, threads, cancel)
+                if stream is not None:
+                    stream.after(index)
+                if profile:
+                    self.seconds.append(time.perf_counter() - started)
+                step = trace.steps[action.step]
+                after(step)
+                if watch is not None and index in self.shown:
+                    buffer, value = self.shown[index]
+                    watch(step, value, found.matrix(buffer, value))
+        finally:
+            if stream is not None:
+                stream.end()
         return outputs
+
+    def _act(
+        self, action: Launch | Host | Fill, trace: Trace, found: _Addresses, threads: int, cancel: NDArray[np.int32]
+    ) -> None:
+        if isinstance(action, Host):
+            arrays = [found.matrix(buffer, value) for buffer, value in action.inputs]
+            action.run(trace.steps[action.step].operation, arrays, found.matrix(*action.output))
+            return
+        if isinstance(action, Fill):
+            action.make(found.memory(action.into)[0][: action.nbytes])
+            return
+        count = 1 if action.work < LITTLE_WORK else threads
+        if checked.active():
+            self._launch_checked(action, found, count, cancel)
+            return
+        kernel, long = dispatch.kernel(action.kernel), action.work > LONG_WORK
+        pool.run(kernel, action.words, threads=count, cancel=cancel, long=long)
 
     def _launch_checked(self, action: Launch, found: _Addresses, threads: int, cancel: NDArray[np.int32]) -> None:
         """Of the arena the kernel may touch only what it was given, and read a little behind it."""
@@ -143,23 +191,24 @@ class _Addresses:
 
     def address(self, buffer: Buffer) -> int:
         if buffer.place == "arena":
-            return self.arena.address + buffer.life.offset
+            return self.arena.address + buffer.life.offset + buffer.skip
         if buffer.place == "step":
             given = getattr(self.trace.steps[buffer.index].operation, buffer.attribute)
             array = np.ascontiguousarray(given, np.int64 if given.dtype.kind in "iu" else np.float32)
             self.arrays.append(array)
             return int(array.ctypes.data)
         arrays = self.arrays if buffer.place == "input" else self.outputs
-        return int(arrays[buffer.index].ctypes.data)
+        return int(arrays[buffer.index].ctypes.data) + buffer.skip
 
     def memory(self, buffer: Buffer) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """(bytes of a buffer of the arena, the same with what may be read behind them); of others none."""
         if buffer.place != "arena":
             return self.arena.memory[:0], self.arena.memory[:0]
-        start, nbytes = buffer.life.offset + self.arena.start, buffer.life.nbytes
+        start, nbytes = buffer.life.offset - buffer.life.lead + self.arena.start, buffer.life.nbytes
         return self.arena.memory[start : start + nbytes], self.arena.memory[start : start + nbytes + SLACK]
 
     def matrix(self, buffer: Buffer, value: Value) -> Array:
         if buffer.place == "arena":
-            return self.arena.floats(buffer.life.offset, value.grid.rows, value.channels)
-        return (self.arrays if buffer.place == "input" else self.outputs)[buffer.index]
+            return self.arena.floats(buffer.life.offset + buffer.skip, value.grid.rows, value.channels)
+        first = buffer.skip // value.row_bytes
+        return (self.arrays if buffer.place == "input" else self.outputs)[buffer.index][first : first + value.grid.rows]

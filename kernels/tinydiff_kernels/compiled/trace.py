@@ -52,12 +52,12 @@ class Step:
 
     def inputs(self) -> list[Value]:
         kind: Any = type(self.operation)
-        given = (getattr(self.operation, name) for name in _names(kind))
+        given = (getattr(self.operation, name) for name in field_names(kind))
         return [value for value in given if isinstance(value, Value)]
 
 
 @lru_cache(maxsize=64)
-def _names(kind: Any) -> tuple[str, ...]:
+def field_names(kind: Any) -> tuple[str, ...]:
     """Fields of a kind of operation."""
     return tuple(f.name for f in fields(kind))
 
@@ -78,7 +78,7 @@ class Trace:
         kind: Any = type(operation)
         copy: Any = object.__new__(kind)
         key: list[Any] = [kind]
-        for name in _names(kind):
+        for name in field_names(kind):
             given = getattr(operation, name)
             if isinstance(given, Rows):
                 value = self._value(given)

@@ -1,4 +1,7 @@
-"""Weights as the kernels read them: packed when a program first needs them, and kept for all later ones."""
+"""Weights as the kernels read them: packed when a program first needs them, and kept for all later ones.
+
+Those of a packed file are taken as they lie there (`handles.PackedTensor` and its siblings): nothing is copied.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_kernels.handles import EmbeddingWeight, LowRank, MatmulWeight, Tensor
+from tinydiff_kernels.compiled.scratch import Unpacked
+from tinydiff_kernels.handles import (
+    EmbeddingWeight,
+    LowRank,
+    MatmulWeight,
+    PackedTensor,
+    PaddedTensor,
+    TableTensor,
+    Tensor,
+)
 from tinydiff_kernels.matmul import packing
 from tinydiff_kernels.matmul.geometry import upsample_weights
 
@@ -20,10 +32,13 @@ Adapter = tuple[packing.Packed, packing.Packed]
 
 
 class PackedWeights:
-    """`kind_of` says how each layer's weight is stored: a `packing.Kind`."""
+    """`kind_of` says how each layer's weight is stored: a `packing.Kind`.
 
-    def __init__(self, kind_of: KindOf) -> None:
-        self.kind_of = kind_of
+    `keep` False: floats of unpacked files are packed into scratch when they are used (`Unpacked`); all else is kept.
+    """
+
+    def __init__(self, kind_of: KindOf, *, keep: bool = True) -> None:
+        self.kind_of, self.keep = kind_of, keep
         self._made: dict[Any, Any] = {}
         self._owners: list[Any] = []  # ids are keys, so their objects must stay
         self._adapters: weakref.WeakKeyDictionary[LowRank, dict[bool, Adapter]] = weakref.WeakKeyDictionary()
@@ -34,23 +49,35 @@ class PackedWeights:
             self._made[key] = make()
         return self._made[key]
 
-    def packed(self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None) -> packing.Packed:
+    def packed(
+        self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None
+    ) -> packing.Packed | Unpacked:
         """`parity`: one of the four classes of an upsampled convolution."""
+        kind = self._kind(weight, parity)
+        if not self.keep and kind in ("f32", "f16") and in_place(weight, gated, parity) is None:
+            return Unpacked(weight, kind, gated, parity)
 
         def make() -> packing.Packed:
-            kind, values = self.kind_of(weight), weight.weight.float32()
-            if parity is not None:
-                values = upsample_weights(values, parity)
-                kind = "f32" if kind == "f16" else kind  # sums of halves are no halves
-            return _pack(values, kind, gated)
+            ready = in_place(weight, gated, parity)
+            if ready is not None:
+                return ready
+            values = weight.weight.float32()
+            return _pack(values if parity is None else upsample_weights(values, parity), kind, gated)
 
         made: packing.Packed = self._once((id(weight), gated, parity), weight, make)
         return made
+
+    def _kind(self, weight: MatmulWeight, parity: Parity | None) -> packing.Kind:
+        kind = self.kind_of(weight)
+        return "f32" if kind == "f16" and parity is not None else kind  # sums of halves are no halves
 
     def bias(self, weight: MatmulWeight, *, gated: bool = False) -> Float32:
         """Padded to whole panels; zeros where the layer has none."""
 
         def make() -> Float32:
+            ready = weight.bias.padded(gated=gated) if isinstance(weight.bias, PaddedTensor) else None
+            if ready is not None:
+                return ready
             values = np.zeros(weight.outputs, np.float32) if weight.bias is None else weight.bias.float32()
             rows = packing.interleave_gates(values[:, None])[:, 0] if gated else values
             return np.ascontiguousarray(packing.pad_columns(rows), np.float32)
@@ -65,9 +92,11 @@ class PackedWeights:
         )
         return made
 
-    def table(self, weight: EmbeddingWeight) -> Float32:
-        """A table of vectors; only rows that are asked for are used, so it is not copied where it is float32."""
-        made: Float32 = self._once((id(weight), "table"), weight, weight.weight.float32)
+    def table(self, weight: EmbeddingWeight) -> NDArray[Any]:
+        """A table of vectors, float32 or half; only rows that are asked for are used, so it is not copied."""
+        stored = weight.weight
+        make = stored.table if isinstance(stored, TableTensor) else stored.float32
+        made: NDArray[Any] = self._once((id(weight), "table"), weight, make)
         return made
 
     def adapter(self, adapter: LowRank, *, gated: bool = False) -> Adapter:
@@ -78,6 +107,21 @@ class PackedWeights:
             rows = packing.interleave_gates(up) if gated else up
             made[gated] = packing.pack_float(adapter.down.astype(np.float32)), packing.pack_float(rows)
         return made[gated]
+
+
+def in_place(weight: MatmulWeight, gated: bool, parity: Parity | None) -> packing.Packed | None:
+    """The weight as it lies in a packed file; None where there is none, or it was packed for another use."""
+    stored = weight.weight
+    return stored.packed(gated=gated, parity=parity) if isinstance(stored, PackedTensor) else None
+
+
+def kind_in_use(weight: MatmulWeight, kind_of: KindOf) -> packing.Kind:
+    """The kind that a layer's launches will have: that of its packed file, else what `kind_of` chooses."""
+    for gated, parity in ((False, None), (True, None), (False, (0, 0))):
+        ready = in_place(weight, gated, parity)
+        if ready is not None:
+            return ready.kind
+    return kind_of(weight)
 
 
 def _pack(values: Float32, kind: packing.Kind, gated: bool) -> packing.Packed:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinydiff_kernels import checked, pool, words
 from tinydiff_kernels.matmul import descriptor as d
-from tinydiff_kernels.matmul.geometry import Geometry
+from tinydiff_kernels.matmul.geometry import Geometry, image_offsets, row_offsets
 from tinydiff_kernels.matmul.packing import Packed
 
 Kernel = Callable[[int, int, int], None]
@@ -42,8 +42,6 @@ def matmul_fields(
     """`bias` is float32 padded to whole panels; `table` has a row of `table_stride` bytes for each image; `residual`
     is laid out as the output, but where gates are: then it has all columns of the packed weight, interleaved as they
     are."""
-    by_image = geometry.images
-    record_rows = by_image if record_per_image else np.arange(geometry.count, dtype=np.int64)
     block_rows, block_panels = blocks(geometry.count, packed)
     fields: Fields = {
         d.INPUT: input,
@@ -58,9 +56,9 @@ def matmul_fields(
         d.COLUMNS: packed.outputs,
         d.BIAS: bias,
         d.TABLE: table,
-        d.TABLE_ROWS: by_image * table_stride if table_stride else 0,
+        d.TABLE_ROWS: image_offsets(geometry, table_stride) if table_stride else 0,
         d.RESIDUAL: residual,
-        d.RESIDUAL_ROWS: np.arange(geometry.count) * (64 * packed.panels) if packed.gated else geometry.output_rows,
+        d.RESIDUAL_ROWS: row_offsets(geometry.count, 64 * packed.panels) if packed.gated else geometry.output_rows,
         d.ACTIVATION: d.ACTIVATIONS[activation],
         d.BLOCK_ROWS: block_rows,
         d.BLOCK_PANELS: block_panels,
@@ -70,11 +68,12 @@ def matmul_fields(
         d.COLUMN_SUMS: bias,
     }
     if packed.scales is not None:
+        by_image = image_offsets(geometry, RECORD_BYTES)
         fields |= {
             d.COLUMN_SCALES: packed.scales,
             d.COLUMN_SUMS: packed.sums,
             d.RECORDS: records,
-            d.RECORD_ROWS: record_rows * RECORD_BYTES,
+            d.RECORD_ROWS: by_image if record_per_image else row_offsets(geometry.count, RECORD_BYTES),
             d.GROUP_SCALES: 0 if packed.group_scales is None else packed.group_scales,
         }
     return fields

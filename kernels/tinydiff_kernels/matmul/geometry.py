@@ -12,6 +12,7 @@ from tinydiff_kernels.matmul.descriptor import as_offsets, padded_offsets
 from tinydiff_kernels.rows import Grid
 
 Int64 = NDArray[np.int64]
+PARITIES = ((0, 0), (0, 1), (1, 0), (1, 1))  # of the output pixels of nearest-2x upsampling: row, column
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,18 @@ class Geometry:
     @property
     def count(self) -> int:
         return len(self.output_rows)
+
+
+@lru_cache(maxsize=512)
+def image_offsets(geometry: Geometry, stride: int) -> Int64:
+    """Byte offsets of each output row's image in a table with a row for each image."""
+    return geometry.images * stride
+
+
+@lru_cache(maxsize=512)
+def row_offsets(count: int, stride: int) -> Int64:
+    """Byte offsets of rows that follow each other."""
+    return np.arange(count, dtype=np.int64) * stride
 
 
 @lru_cache(maxsize=512)

@@ -66,6 +66,12 @@ class Conv(Matmul):
         self.need_shape("residual", self.residual, self.grid, self.channels)
 
     @property
+    def doubles(self) -> bool:
+        """Nearest-2x and a plain 3x3 convolution: four classes of 2x2 taps on the small image do the same."""
+        twice = self.upsample_to == (2 * self.x.grid.height, 2 * self.x.grid.width)
+        return twice and self.weight.kernel == (3, 3) and self.stride == 1 and self.padding == (1, 1, 1, 1)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image the taps read, without its border."""
         return self.upsample_to or (self.x.grid.height, self.x.grid.width)

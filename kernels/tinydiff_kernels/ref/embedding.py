@@ -34,7 +34,7 @@ def embed(
 ) -> Array:
     """ids `[B, T]` -> token vectors + position vectors `[B*T, C]`."""
     known = np.minimum(ids, tokens.shape[0] - 1)
-    vectors = tokens[known]
+    vectors = tokens[known].astype(np.result_type(tokens, positions, np.float32), copy=False)
     if appended is not None:
         new = ids >= tokens.shape[0]
         vectors[new] = appended[ids[new] - tokens.shape[0]]

@@ -1,0 +1,325 @@
+"""Building a program of strips: the same lowerings, on operations whose activations are lines of others.
+
+For every strip of a pass each operation of its cone is written anew: its operands are lines of kept values, or what the
+strip has made before, its padding only what is left of it at the image's edges. All else (forms, kernels, epilogues) is
+as for a whole image. What a strip makes lives in the pass's workspace, whose bytes all its strips share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tinydiff_kernels import operations as op
+from tinydiff_kernels.compiled import forms
+from tinydiff_kernels.compiled.build import Builder
+from tinydiff_kernels.compiled.lower_matmul import upsampled
+from tinydiff_kernels.compiled.program import MOVED, Buffer
+from tinydiff_kernels.compiled.strip_lines import DEFERRED, Span, aligned, needed, operands, strips, window
+from tinydiff_kernels.compiled.strip_schedule import Goal, Pass, Schedule
+from tinydiff_kernels.compiled.trace import Step, Value, field_names
+from tinydiff_kernels.elementwise import descriptor as e
+from tinydiff_kernels.norm import group
+from tinydiff_kernels.rows import Grid
+
+Lower = Callable[[Builder, Step], None]
+Tables = tuple[Buffer, Buffer, Buffer]
+
+
+class StripBuild:
+    """Fills `builder` by a schedule. `plainly`: every operation writes its float32 rows, strip by strip, and shows
+    them."""
+
+    def __init__(
+        self, builder: Builder, schedule: Schedule, lines: int, table: Mapping[type, Lower], *, plainly: bool = False
+    ) -> None:
+        self.b, self.schedule, self.lines, self.table, self.plainly = builder, schedule, lines, table, plainly
+        self._tables: dict[int, Tables] = {}  # of owners whose statistics a pass took
+        self._stats: dict[int, Buffer] = {}
+        self._replaced: set[int] = set()  # values whose memory has another one now
+        self.staged: set[int] = set()  # targets of this pass that are copied to their place at the end of a strip
+
+    def run(self) -> None:
+        b, schedule = self.b, self.schedule
+        for step in schedule.steps:
+            if isinstance(step.operation, DEFERRED):
+                b.defer(step.operation, step.output)
+        for number, item in enumerate(schedule.items):
+            if isinstance(item, Pass):
+                self._pass(item, number)
+                continue
+            step, b.step = schedule.steps[item], item
+            self.table[type(step.operation)](b, step)
+            forms.dense(b, step.output)
+            if self.plainly:
+                b.show(step.output)
+
+    def _pass(self, p: Pass, number: int) -> None:
+        b = self.b
+        for index in p.cone:
+            for owner in self._owners_of(index):
+                b.step = index
+                self._table(owner)
+        grid, workspace = p.goals[0].target.grid, b.room(0)
+        made = [_Strip(self, p, image, span) for image in range(grid.batch) for span in strips(grid.height, self.lines)]
+        self.staged = set()
+        for goal in p.goals:
+            if goal.owner is None:
+                self._keep(goal.target, p, number, made)
+            else:
+                self._stats[goal.owner.number] = b.room(self._stats_bytes(goal))
+        b.strips((p, self.lines, tuple(sorted(self.staged))), workspace, self._outer(p), made)
+        for goal in p.goals:
+            if goal.owner is not None:
+                b.step = self.schedule.maker[goal.target.number]
+                stats = self._stats.pop(goal.owner.number)
+                self._tables[goal.owner.number] = forms.fold(b, goal.owner, self._channels(goal.target), stats)
+
+    def _keep(self, value: Value, p: Pass, number: int, made: list[_Strip]) -> None:
+        """A place for a kept value: where the pass reads a value of the same shape for the last time, that one's."""
+        b, schedule = self.b, self.schedule
+        ending = [
+            n for n in schedule.read_by(p) & schedule.replaceable - self._replaced if schedule.last_read[n] == number
+        ]
+        same = [n for n in ending if _same_shape(schedule.steps[schedule.maker[n]].output, value)]
+        if value.number in schedule.replaceable and same:
+            leads = {n: max(strip.span[0] - strip.spans[n][0] for strip in made if n in strip.spans) for n in same}
+            best = min(same, key=lambda n: (leads[n], n))
+            old = b.known(schedule.steps[schedule.maker[best]].output).dense
+            assert old is not None
+            b.assign(value, b.overlay(old, leads[best] * value.grid.width * value.row_bytes))
+            self._replaced.add(best)
+            if leads[best] or not self._only_added(best, value, p):
+                self.staged.add(value.number)
+        if isinstance(schedule.step_of(value).operation, DEFERRED):
+            b.known(value).dense = b.place(value)
+        else:
+            b.result(value)
+
+    def _only_added(self, number: int, target: Value, p: Pass) -> bool:
+        """Whether a pass reads a value only to add it, pixel by pixel, to its target."""
+        for index in p.cone:
+            step = self.schedule.steps[index]
+            names = [name for name, v in operands(step) for s in self.schedule.sources(v) if s.number == number]
+            if names and (names != ["residual"] or step.output is not target):
+                return False
+        return True
+
+    def _outer(self, p: Pass) -> list[Buffer]:
+        """What a pass reads and writes beyond its workspace."""
+        b, schedule = self.b, self.schedule
+        found = [self._stats[goal.owner.number] for goal in p.goals if goal.owner is not None]
+        found += [buffer for index in p.cone for owner in self._owners_of(index) for buffer in self._table(owner)]
+        values = [goal.target for goal in p.goals if goal.owner is None]
+        values += [v for index in p.cone for _, v in operands(schedule.steps[index]) if not schedule.recomputed(v)]
+        return found + [rows for rows in (b.outside(value).dense for value in values) if rows is not None]
+
+    def _owners_of(self, index: int) -> list[Value]:
+        """Values whose tables a step of a cone needs."""
+        step = self.schedule.steps[index]
+        o = step.operation
+        if isinstance(o, op.GroupNorm):
+            return [step.output]
+        read: Any = o.x if isinstance(o, op.Conv) else None
+        return [read] if read is not None and read.number in self.schedule.owners else []
+
+    def _table(self, owner: Value) -> Tables:
+        if owner.number not in self._tables:  # what it is of is kept: statistics of the whole
+            self._tables[owner.number] = forms.tables(self.b, owner)
+        return self._tables[owner.number]
+
+    def tables_of(self, owner: Value, image: int) -> Tables | None:
+        """Multipliers, offsets and record of one image."""
+        if owner.number not in self._tables:
+            return None
+        multiply, add, records = self._tables[owner.number]
+        row = 4 * forms.slots_of(self._channels(self.schedule.measured(owner)))
+        return multiply.part(row * image), add.part(row * image), records.part(forms.RECORD_BYTES * image)
+
+    def _channels(self, value: Value) -> list[int]:
+        """Of the one or two matrices that a kernel reads as this value."""
+        made = self.schedule.maker.get(value.number)
+        o = None if made is None or not self.schedule.deferred(value) else self.schedule.steps[made].operation
+        return [o.x.channels, o.y.channels] if isinstance(o, op.Concat) else [value.channels]
+
+    def _stats_bytes(self, goal: Goal) -> int:
+        grid = goal.target.grid
+        return group.stats_bytes(grid.batch, grid.pixels, forms.slots_of(self._channels(goal.target)))
+
+    def stats_of(self, goal: Goal, image: int, tile: int) -> Buffer:
+        """Where the statistics of a tile go."""
+        assert goal.owner is not None
+        pixels, slots = goal.target.grid.pixels, forms.slots_of(self._channels(goal.target))
+        skipped = image * group.stats_bytes(1, pixels, slots) + group.stats_bytes(1, tile * group.TILE_ROWS, slots)
+        return self._stats[goal.owner.number].part(skipped)
+
+
+class _Strip:
+    """One strip of a pass: lines `span` of the goals that are kept, and the tiles of statistics that end in them."""
+
+    def __init__(self, build: StripBuild, p: Pass, image: int, span: Span) -> None:
+        self.build, self.b, self.schedule, self.image, self.cone = build, build.b, build.schedule, image, p.cone
+        self.span, self.heights = span, dict[int, int]()
+        self.last_image = image + 1 == p.goals[0].target.grid.batch
+        self.kept = {goal.target.number: span for goal in p.goals if goal.owner is None}
+        self.tiles = [(goal, self._tiles(goal, span)) for goal in p.goals if goal.owner is not None]
+        self.spans = self._spans()
+        self._made: dict[int, Value] = {}  # all lines that the strip has of a value
+        self._parts: dict[tuple[int, Span], Value] = {}
+
+    def run(self) -> None:
+        b, plainly = self.b, self.build.plainly
+        for index in self.cone:
+            step = self.schedule.steps[index]
+            value = step.output
+            if value.number not in self.spans:
+                continue
+            b.step = index
+            if self.schedule.deferred(value):
+                if plainly:
+                    self._show(self.lines(value, self.spans[value.number]))
+                continue
+            made = self._lower(step, self.spans[value.number])
+            self._made[value.number] = made
+            if plainly:
+                self._show(made)
+        for goal, tiles in self.tiles:
+            if tiles[0] < tiles[1]:
+                b.step = self.schedule.maker[goal.target.number]
+                self._statistics(goal, tiles)
+        for number in self.kept:
+            if number in self.build.staged:
+                self._copy_out(self._made[number], number)
+
+    @property
+    def signature(self) -> Any:
+        """Equal for strips that differ in addresses only."""
+        ends = self.image == 0, self.last_image
+        spans = [(n, end - first, first == 0, end == self.heights[n]) for n, (first, end) in sorted(self.spans.items())]
+        tiles = [(first * group.TILE_ROWS % goal.target.grid.width, end - first) for goal, (first, end) in self.tiles]
+        return ends, tuple(spans), tuple(tiles)
+
+    def _show(self, value: Value) -> None:
+        forms.dense(self.b, value)
+        self.b.show(value)
+
+    def _tiles(self, goal: Goal, span: Span) -> Span:
+        """Tiles of 128 pixels that end within the strip's lines; at the end of the image the last one too."""
+        grid = goal.target.grid
+        first, end = (line * grid.width // group.TILE_ROWS for line in span)
+        return first, end if span[1] < grid.height else -(-grid.pixels // group.TILE_ROWS)
+
+    def _spans(self) -> dict[int, Span]:
+        """Lines of every value that the strip needs: from the goals backwards, all that consumers ask for."""
+        spans = dict[int, Span]()
+        for number, span in self.kept.items():
+            self._widen(spans, self.schedule.steps[self.schedule.maker[number]].output, span)
+        for goal, (first, end) in self.tiles:
+            grid, tile = goal.target.grid, group.TILE_ROWS
+            if first < end:
+                lines = first * tile // grid.width, min(-(-end * tile // grid.width), grid.height)
+                self._widen(spans, goal.target, lines)
+        for index in reversed(self.cone):
+            step = self.schedule.steps[index]
+            number = step.output.number
+            if number in spans:
+                spans[number] = aligned(step, spans[number])
+                for _, value, lines in needed(step, spans[number]):
+                    self._widen(spans, value, lines)
+        return spans
+
+    def _lower(self, step: Step, span: Span) -> Value:
+        """An operation on lines; its result."""
+        b, value, o = self.b, step.output, step.operation
+        out = b.unnamed(Grid(1, span[1] - span[0], value.grid.width), value.channels)
+        if value.number in self.kept and value.number not in self.build.staged:
+            place = b.outside(value).dense
+            assert place is not None
+            b.assign(out, place.part(self._offset(value, span[0])))
+        if isinstance(o, DEFERRED):  # a norm whose result is wanted itself
+            b.defer(self._rewritten(step, span), out)
+            self._give_table(value, out)
+            forms.dense(b, out)
+            return out
+        small = Step(self._rewritten(step, span), out, step.key)
+        lower = upsampled if isinstance(o, op.Conv) and o.upsample_to is not None else self.build.table[type(o)]
+        lower(b, small)
+        return out
+
+    def _rewritten(self, step: Step, span: Span) -> Any:
+        """The operation with lines in place of whole activations."""
+        o: Any = step.operation
+        kind: Any = type(o)
+        copy: Any = object.__new__(kind)
+        for name in field_names(kind):
+            object.__setattr__(copy, name, getattr(o, name))
+        for name, value, lines in needed(step, span):
+            object.__setattr__(copy, name, self.lines(value, lines))
+        if kind is op.Conv:
+            object.__setattr__(copy, "padding", window(o, span)[1])
+        return copy
+
+    def lines(self, value: Value, span: Span) -> Value:
+        """Some lines of a value, as a value of the strip."""
+        key = value.number, span
+        if key not in self._parts:
+            self._parts[key] = self._lines(value, span)
+        return self._parts[key]
+
+    def _lines(self, value: Value, span: Span) -> Value:
+        b, grid, schedule = self.b, value.grid, self.schedule
+        made = self._made.get(value.number)
+        if made is not None and span == self.spans[value.number]:
+            self._give_table(value, made)
+            return made
+        out = b.unnamed(Grid(1, span[1] - span[0], grid.width), value.channels)
+        if schedule.deferred(value):
+            b.defer(self._rewritten(schedule.step_of(value), span), out)
+        elif made is not None:
+            skipped = (span[0] - self.spans[value.number][0]) * grid.width * value.row_bytes
+            b.point(out, forms.dense(b, made).part(skipped))
+        else:
+            whole = b.outside(value).dense
+            assert whole is not None
+            b.point(out, whole.part(self._offset(value, span[0])))
+        self._give_table(value, out)
+        return out
+
+    def _offset(self, value: Value, line: int) -> int:
+        """Bytes before a line of this strip's image."""
+        return (self.image * value.grid.height + line) * value.grid.width * value.row_bytes
+
+    def _give_table(self, value: Value, out: Value) -> None:
+        """Norms use the statistics of the whole image, and so do the ranges of quantised images."""
+        tables = self.build.tables_of(value, self.image)
+        if tables is not None:
+            self.b.form(out, "tables", lambda: tables)
+
+    def _statistics(self, goal: Goal, tiles: Span) -> None:
+        """Of whole tiles of the goal, wherever in its lines they begin."""
+        target, tile = goal.target, group.TILE_ROWS
+        span = self.spans[target.number]
+        first, end = tiles[0] * tile, min(tiles[1] * tile, target.grid.pixels)
+        skipped = first - span[0] * target.grid.width
+        source = self.lines(target, span)
+        forms.stats(self.b, source, self.build.stats_of(goal, self.image, tiles[0]), skipped, end - first)
+
+    def _copy_out(self, made: Value, number: int) -> None:
+        """Lines that take the place of others, once nothing reads those."""
+        index = self.schedule.maker[number]
+        value, self.b.step = self.schedule.steps[index].output, index
+        place = self.b.outside(value).dense
+        assert place is not None
+        fields = e.linear_fields(
+            (made.grid.rows, made.channels), forms.dense(self.b, made), made.row_bytes,
+            place.part(self._offset(value, self.span[0])), made.row_bytes,
+        )  # fmt: skip
+        self.b.launch("elementwise", e.WORDS, fields, MOVED * made.grid.rows * made.channels)
+
+    def _widen(self, spans: dict[int, Span], value: Value, lines: Span) -> None:
+        known, self.heights[value.number] = spans.get(value.number, lines), value.grid.height
+        spans[value.number] = min(known[0], lines[0]), max(known[1], lines[1])
+
+
+def _same_shape(a: Value, b: Value) -> bool:
+    return (a.grid, a.channels) == (b.grid, b.channels)

@@ -1,0 +1,233 @@
+"""Choosing what to keep: a ladder of policies from the whole image to the smallest arena.
+
+A policy's arena and work are found by building its program without kernels, weights or memory: exact, and cheap,
+because passes that two policies have in common are built once. The ladder is a greedy descent: of all values that live
+when most memory is used, stop keeping the one that costs the least work for what it gives, or halve a strip's lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinydiff_kernels import operations as op
+from tinydiff_kernels.backend import Backend
+from tinydiff_kernels.compiled.arena import Lifetime
+from tinydiff_kernels.compiled.backend import fill
+from tinydiff_kernels.compiled.build import Builder, Operand, Strip
+from tinydiff_kernels.compiled.planned_weights import PlannedWeights
+from tinydiff_kernels.compiled.program import Buffer, Launch
+from tinydiff_kernels.compiled.strip_lines import DEFERRED, by_lines
+from tinydiff_kernels.compiled.strips import KEEP, RECOMPUTE, StripPlan, StripPolicy
+from tinydiff_kernels.compiled.trace import Trace
+from tinydiff_kernels.compiled.weights import KindOf
+from tinydiff_kernels.rows import Array, Rows
+
+Forward = Callable[[Backend], Rows]
+MOST_LINES, FEWEST_LINES = 64, 8
+CROWDED = 0.9  # share of the largest use of memory from which on a moment's values are candidates
+SHARPNESS = 16  # of the smooth maximum over moments: two equal peaks are lowered one after the other
+
+
+class _Recorder(Backend):
+    """Records operations."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace = Trace()
+
+    def execute(self, operation: op.Operation) -> Rows:
+        return self.trace.record(operation, self)
+
+    def make(self, rows: Rows) -> Array:
+        raise RuntimeError("only shapes are known while strips are planned")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """Of a pass, whatever its buffers' addresses."""
+
+    workspace: int
+    work: int
+    offsets: dict[int, int]
+
+
+class _Sizing(Builder):
+    """A builder that adds up what launches would need. `known`: passes that were built before."""
+
+    def __init__(self, known: dict[Any, _Cost], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.work, self.offsets, self._passes = 0, dict[int, int](), known
+
+    def launch(self, kernel: str, count: int, fields: Mapping[int, Operand], work: int) -> None:
+        self.work += work
+        for operand in fields.values():
+            if isinstance(operand, Buffer):
+                self._use(operand)
+            elif isinstance(operand, tuple):
+                self._use(operand[0])
+            elif isinstance(operand, np.ndarray) and operand.dtype == np.int64:
+                self.offsets[id(operand)] = operand.nbytes
+        self.actions.append(_NOTHING)
+
+    def strips(self, key: Any, workspace: Buffer, outer: list[Buffer], strips: Sequence[Strip]) -> None:
+        start = len(self.actions)
+        self.actions += [_NOTHING, _NOTHING]
+        cost = self._passes.get(key)
+        if cost is None:
+            cost = self._passes[key] = self._measured(workspace, strips)
+        workspace.life.nbytes = cost.workspace
+        self.work += cost.work
+        self.offsets |= cost.offsets
+        self.span_launches([workspace, *outer], start)
+
+    def _measured(self, workspace: Buffer, strips: Sequence[Strip]) -> _Cost:
+        seen: dict[Any, int] = {}
+        before, work, offsets, self.offsets = self.work, 0, self.offsets, {}
+        for strip in strips:
+            signature = strip.signature
+            if signature not in seen:
+                self.work = 0
+                with self.within(workspace):
+                    strip.run()
+                seen[signature] = self.work
+            work += seen[signature]
+        found, self.work, self.offsets = self.offsets, before, offsets
+        return _Cost(workspace.life.nbytes, work, found)
+
+    def lives(self) -> Iterator[tuple[Buffer, Lifetime]]:
+        """Buffers of the arena, those inside of workspaces left out."""
+        return ((buffer, buffer.life) for buffer in self._buffers if buffer.life.last >= 0)
+
+
+_NOTHING = Launch("", np.zeros(0, np.int64), [], [], 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A policy, what it costs, how crowded memory is, and which steps' values live when it is most crowded."""
+
+    policy: StripPolicy | None
+    arena: int
+    work: int
+    offsets: int
+    crowded: float
+    candidates: list[int]
+
+
+class _Planner:
+    """One network at one size."""
+
+    def __init__(self, forward: Forward, kind_of: KindOf, threads: int) -> None:
+        recorder = _Recorder()
+        self._results = forward(recorder)  # held, as a caller holds it
+        self.trace, self.threads = recorder.trace, threads
+        self.outputs = [value for value, _ in self.trace.alive()]
+        self.trace.forget_unused(self.outputs)
+        self.weights = PlannedWeights(kind_of)
+        self._known: dict[Any, _Cost] = {}
+        self.whole = self.state(None)
+
+    def state(self, policy: StripPolicy | None) -> _State:
+        builder = _Sizing(self._known, self.trace, self.outputs, self.weights, self.threads, 0)
+        fill(builder, self.outputs, policy)
+        arena = builder.finish().arena_bytes
+        lives = list(builder.lives())
+        moments = np.zeros(max(life.last for _, life in lives) + 2)
+        for _, life in lives:
+            moments[life.first] += life.nbytes
+            moments[life.last + 1] -= life.nbytes
+        use = np.cumsum(moments)[:-1]
+        most = use.max()
+        crowded = np.flatnonzero(use >= CROWDED * most)
+        found = []
+        for index, step in enumerate(self.trace.steps):
+            known = builder.find(step.output)
+            rows = None if known is None else known.dense
+            if rows is not None and rows.place == "arena":
+                first = np.searchsorted(crowded, rows.life.first)
+                if first < len(crowded) and crowded[first] <= rows.life.last:
+                    found.append(index)
+        smooth = float(most * np.mean((use / most) ** SHARPNESS) ** (1 / SHARPNESS))
+        return _State(policy, arena, builder.work, sum(builder.offsets.values()), smooth, found)
+
+    def start(self) -> StripPolicy:
+        modes = "".join(RECOMPUTE if isinstance(s.operation, DEFERRED) else KEEP for s in self.trace.steps)
+        return StripPolicy(MOST_LINES, modes)
+
+    def lower(self, state: _State) -> _State | None:
+        """The next rung: the least work for what it gives."""
+        policy = state.policy
+        assert policy is not None
+        moves = [
+            StripPolicy(policy.lines, policy.modes[:i] + RECOMPUTE + policy.modes[i + 1 :])
+            for i in state.candidates
+            if policy.modes[i] == KEEP and by_lines(self.trace.steps[i])
+        ]
+        if policy.lines > FEWEST_LINES:
+            moves.append(StripPolicy(policy.lines // 2, policy.modes))
+        tried = [self.state(move) for move in moves]
+        helpful = [s for s in tried if s.crowded < state.crowded * 0.999]
+        return min(helpful, key=lambda s: (s.work - state.work) / (state.crowded - s.crowded), default=None)
+
+    def raise_within(self, state: _State, budget: int) -> _State:
+        """Keep again, or take taller strips, where the budget allows it: the least work first."""
+        while state.policy is not None:
+            lines, modes = state.policy.lines, state.policy.modes
+            moves = [
+                StripPolicy(lines, modes[:i] + KEEP + modes[i + 1 :])
+                for i, step in enumerate(self.trace.steps)
+                if modes[i] == RECOMPUTE and not isinstance(step.operation, DEFERRED) and by_lines(step)
+            ]
+            if lines < MOST_LINES:
+                moves.append(StripPolicy(2 * lines, modes))
+            fitting = [s for s in map(self.state, moves) if s.arena <= budget and s.work < state.work]
+            if not fitting:
+                break
+            state = min(fitting, key=lambda s: s.work)
+        return state
+
+    def plan(self, state: _State) -> StripPlan:
+        outputs = sum(value.nbytes for value in self.outputs)
+        return StripPlan(state.policy, state.arena, outputs, state.offsets, state.work / self.whole.work - 1)
+
+    def descent(self) -> Iterator[_State]:
+        """From the whole image down; every state needs less than all before."""
+        yield self.whole
+        smallest, state = self.whole.arena, self.state(self.start())
+        while True:
+            if state.arena < smallest:
+                smallest = state.arena
+                yield state
+            lower = self.lower(state)
+            if lower is None:
+                return
+            state = lower
+
+
+def ladder(forward: Forward, kind_of: KindOf, *, threads: int) -> list[StripPlan]:
+    """Plans of falling arena and rising work, the whole image first. For `forward` see `strips.py`."""
+    planner = _Planner(forward, kind_of, threads)
+    return [planner.plan(planner.raise_within(state, state.arena)) for state in planner.descent()]
+
+
+def plan_strips(forward: Forward, kind_of: KindOf, *, budget: int, threads: int) -> StripPlan:
+    """The plan of little work whose arena fits in `budget` bytes; where none does the smallest."""
+    planner = _Planner(forward, kind_of, threads)
+    smallest = planner.whole
+    for state in planner.descent():
+        smallest = state
+        if state.arena <= budget:
+            return planner.plan(planner.raise_within(state, budget))
+    return planner.plan(smallest)
+
+
+def plan_policy(forward: Forward, kind_of: KindOf, policy: StripPolicy | None, *, threads: int) -> StripPlan:
+    """What a given policy (None: the whole image) costs."""
+    planner = _Planner(forward, kind_of, threads)
+    return planner.plan(planner.state(policy))

@@ -1,0 +1,76 @@
+"""Strips: a network whose activations do not fit is computed some lines at a time, with the same bits.
+
+A convolution on a strip is the same convolution on a small image whose border is the lines above and below. Group norm
+needs the statistics of its whole input first. So values are of two kinds: *kept* ones lie whole in the arena;
+all others are *recomputed* from kept ones, strip by strip with the lines around it, whenever something needs them: once
+for a norm's statistics, once more for what reads the norm. What to keep is the `StripPolicy`, and is data:
+
+    policy = StripPolicy.parse("32:kk..k")        # lines of a strip, then one letter for each recorded operation
+    backend.strips = policy                       # of `compiled.backend.Compiled`; None: the whole image
+    vae.forward_decode(backend, latents)
+
+    from tinydiff_kernels.compiled.strip_plan import ladder, plan_policy, plan_strips
+    plans = ladder(forward, kind_of, threads=2)   # from the whole image to the smallest arena, each cheaper in memory
+    plan = plan_strips(forward, kind_of, budget=200 << 20, threads=2)     # little work that fits, else the smallest
+    plan = plan_policy(forward, kind_of, policy, threads=2)               # a policy that was stored; None: whole image
+    plan.policy, plan.arena_bytes, plan.extra_work, plan.output_bytes, plan.offset_bytes
+
+`forward(backend) -> Rows` calls the network on inputs of the size in question, whose values do not matter:
+`lambda b: vae.forward_decode(b, Rows(Grid(1, 64, 64), 4, np.zeros((4096, 4), np.float32)))`. Nothing is computed and no
+weight is read. `arena_bytes` is exact: `Compiled` places the same buffers. A policy holds for every batch (images are
+computed one after the other) and size of the network that it was planned for; a network with another number of
+operations is refused with StripPolicyError, so set `strips` before each of a VAE's two directions.
+
+Statistics are taken of the same tiles of 128 pixels as those of the whole image and folded in the same order, and
+every pixel of a convolution is a chain of its own. So keeping or recomputing, and the lines of a strip, change no bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinydiff_kernels.errors import KernelError
+
+KEEP, RECOMPUTE = "k", "."
+
+
+class StripPolicyError(KernelError, ValueError):
+    """A policy that cannot be read, or one of another network."""
+
+
+@dataclass(frozen=True, slots=True)
+class StripPolicy:
+    """Lines of a strip; for every operation whether its result is kept (`k`) or recomputed (`.`).
+
+    What an operation needs whole (attention, for example), results of the network and single rows are kept in any
+    case; norms and concatenations never are, because whatever reads them makes them on the way.
+    """
+
+    lines: int
+    modes: str
+
+    def __str__(self) -> str:
+        return f"{self.lines}:{self.modes}"
+
+    @classmethod
+    def parse(cls, text: str) -> StripPolicy:
+        """The inverse of `str`. Raises StripPolicyError."""
+        lines, _, modes = text.partition(":")
+        if not (lines.isascii() and lines.isdigit() and 0 < int(lines) <= 1 << 20 and set(modes) <= {KEEP, RECOMPUTE}):
+            raise StripPolicyError(f"not a strip policy: {text[:40]!r}; expected lines:letters, such as 32:kk..k")
+        return cls(int(lines), modes)
+
+
+@dataclass(frozen=True, slots=True)
+class StripPlan:
+    """What a policy costs; `policy` None is the whole image.
+
+    `arena_bytes` is what the program will reserve, `output_bytes` its results outside the arena, `offset_bytes` the
+    tables of rows that its launches keep. `extra_work`: multiply-adds beyond the whole image's, as a fraction of them.
+    """
+
+    policy: StripPolicy | None
+    arena_bytes: int
+    output_bytes: int
+    offset_bytes: int
+    extra_work: float

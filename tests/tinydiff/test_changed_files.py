@@ -1,0 +1,53 @@
+"""A model's file that is cut, rewritten or replaced while it is in use: the next picture is refused, not wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from miniatures import write_folder
+
+import tinydiff
+from tinydiff.errors import ModelFileError
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def rewrite(file: Path) -> None:
+    with open(file, "r+b") as stream:
+        stream.seek(-4, os.SEEK_END)
+        stream.write(b"\0\0\0\0")
+    os.utime(file, ns=(1, 1))  # also where the clock is too coarse to tell
+
+
+def replace(file: Path) -> None:
+    new = file.with_suffix(".new")
+    new.write_bytes(file.read_bytes())
+    os.replace(new, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "part", "words"),
+    [(cut, "vae", "was changed"), (rewrite, "unet", "was changed"), (replace, "text_encoder", "was replaced")],
+    ids=["cut", "rewritten", "replaced"],
+)
+def test_the_next_generation_notices(change: Callable[[Path], None], part: str, words: str, tmp_path: Path) -> None:
+    pipe = tinydiff.Pipeline.from_pretrained(write_folder(tmp_path, "sd1"), backend="reference")
+    settings = {"width": 16, "height": 16, "num_inference_steps": 1, "seed": 1}
+    pipe("a cat", **settings)  # type: ignore[arg-type]
+    (file,) = (tmp_path / part).glob("*.safetensors")
+    change(file)
+    with pytest.raises(ModelFileError, match=f"{words} after it was opened. Load the model again") as caught:
+        pipe("a cat", **settings)  # type: ignore[arg-type]
+    assert caught.value.path == str(file)
+
+
+def test_a_file_that_is_deleted_lives_on_in_its_mapping(tmp_path: Path) -> None:
+    pipe = tinydiff.Pipeline.from_pretrained(write_folder(tmp_path, "sd1"), backend="reference")
+    for file in tmp_path.glob("*/*.safetensors"):
+        file.unlink()
+    pipe("a cat", width=16, height=16, num_inference_steps=1)

@@ -1,0 +1,170 @@
+"""The plan of a picture's memory: made before any work, kept while it runs, or a refusal.
+
+What a process holds in a stage:
+
+    anonymous   the process itself + tables of programs + weights that no file holds + the arena + results and pictures
+    file        libraries + weights: those that stay (`resident`) and the window of those that pass (`window`)
+
+Anonymous memory is a need. Of the file-backed part only the window is: clean pages can be dropped and read again, at
+the price of time. So a budget is met first by strips in the VAE, then by keeping fewer weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tinydiff.arguments import Settings
+from tinydiff.errors import MemoryBudgetError
+from tinydiff.loading import Model
+from tinydiff.memory import stages
+from tinydiff.memory.limits import MB
+from tinydiff.memory.process import Resident, resident
+from tinydiff.memory.stages import Stage
+from tinydiff.memory.stream import AHEAD
+from tinydiff_kernels import native
+from tinydiff_kernels.compiled.strip_plan import plan_strips
+
+# What a process adds to itself once it computes: kernels loaded, threads, the tokenizer's words, Pillow. Measured on
+# x86-64 with CPython 3.11: kernels compiled by Numba and found in its cache, and compiled ahead of time.
+GROWTH = {"jit": Resident(30 * MB, 24 * MB), "native": Resident(10 * MB, 8 * MB)}
+READ_RATE = 1e9  # bytes a second that storage is taken to deliver; phones of 2020 and later have 1 to 2 GB/s
+PICTURE_COPIES = 5  # float32 images beside the result: planes, 0 to 1, bytes, PNG
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage will take, in bytes; `window` and `resident` are parts of the weights in files."""
+
+    stage: Stage
+    anonymous: int
+    file: int
+    resident: int
+    window: int
+
+    @property
+    def total(self) -> int:
+        return self.anonymous + self.file
+
+    @property
+    def streamed(self) -> int:
+        """Bytes that are read again at every run of the network."""
+        return self.stage.mapped - self.resident
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """`budget` None: no limit; weights that lie in files stay there, all others are packed once and kept."""
+
+    budget: int | None
+    base: Resident  # of the process when it was planned
+    growth: Resident
+    stages: tuple[StagePlan, ...]
+    smallest: int
+    extra_seconds: float  # reading weights again
+    extra_work: float  # of the VAE's strips, as a share of its decoding
+
+    @property
+    def peak(self) -> StagePlan:
+        return max(self.stages, key=lambda stage: stage.total)
+
+    @property
+    def anonymous(self) -> int:
+        """The highest of all stages."""
+        return max(stage.anonymous for stage in self.stages)
+
+    def of(self, name: str) -> StagePlan:
+        return next(stage for stage in self.stages if stage.stage.name == name)
+
+
+def plan(model: Model, s: Settings, budget: int | None, base: Resident | None = None) -> MemoryPlan:
+    """The plan of a call. Raises MemoryBudgetError where the budget is too small for it."""
+    base = resident() if base is None else base
+    growth = GROWTH["jit" if native.library()[0] is None else "native"]
+    keep = budget is None
+    first = stages.text_stage(model, s, keep), stages.unet_stage(model, s, keep)
+    fixed, libraries = base.anonymous + growth.anonymous, base.file + growth.file
+
+    def planned(decoder: Stage, limit: int | None) -> tuple[StagePlan, ...]:
+        return _planned(fixed, libraries, budget=limit, stages=(*first, decoder))
+
+    whole = stages.vae_stage(model, s, keep)
+    if budget is None:
+        found = planned(whole, None)
+        return MemoryPlan(budget, base, growth, found, max(x.total for x in found), 0.0, 0.0)
+    least, least_work = _decoder(model, s, 0)
+    if most(planned(whole, 0)) <= most(planned(least, 0)):  # the decoder is not what binds, or strips gain nothing
+        least, least_work = whole, 0.0
+    smallest = most(planned(least, 0))
+    if budget < smallest:
+        raise _refusal(model, s, budget, smallest, planned(least, 0))
+    decoder, extra = whole, 0.0
+    for spare in (0.0, 0.05, 0.15, 0.3):  # tables of strips are not known before they are planned
+        if most(planned(decoder, budget)) <= budget:
+            break
+        last = planned(whole, 0)[-1]
+        room = budget - last.file - last.anonymous + whole.arena
+        decoder, extra = _decoder(model, s, int(room * (1 - spare)))
+    if most(planned(decoder, budget)) > budget:
+        decoder, extra = least, least_work
+    found = planned(decoder, budget)
+    again = found[1].streamed * (s.steps - 1)
+    return MemoryPlan(budget, base, growth, found, smallest, again / READ_RATE, extra)
+
+
+def most(found: tuple[StagePlan, ...]) -> int:
+    """Bytes of the stage that takes most."""
+    return max(stage.total for stage in found)
+
+
+def _decoder(model: Model, s: Settings, arena: int) -> tuple[Stage, float]:
+    """The decoder in strips, with the least work whose activations fit in `arena` bytes, and its extra work."""
+    backend: Any = model.vae.backend
+    forward, kinds = stages.forward_of_vae(model, s), stages.kinds_of(backend)
+    strips = plan_strips(forward, kinds, budget=max(arena, 0), threads=backend.threads)
+    return stages.vae_stage(model, s, False, strips.policy), strips.extra_work
+
+
+def _planned(
+    fixed: int, libraries: int, *, budget: int | None, stages: tuple[Stage, ...]
+) -> tuple[StagePlan, ...]:
+    """Each stage on top of what those before it left: the arena stays as large as it was, tables stay too."""
+    made, arena, tables = [], 0, 0
+    for stage in stages:
+        arena, tables = max(arena, stage.arena), tables + stage.tables
+        anonymous = fixed + arena + tables + stage.kept + stage.results
+        if stage.name == stages[-1].name:
+            anonymous += PICTURE_COPIES * stage.results
+        least = min(stage.largest, stage.mapped)
+        if budget is None:
+            window, stay = 0, stage.mapped
+        else:
+            room = budget - anonymous - libraries
+            window = min(stage.mapped, least + max(0, min(AHEAD, room - least)))
+            stay = max(0, min(stage.mapped, room - window)) if len(made) == 1 else 0
+            if stay + window >= stage.mapped and stay:
+                stay, window = stage.mapped, 0
+        made.append(StagePlan(stage, anonymous, libraries + stay + window, stay, window))
+    return tuple(made)
+
+
+def _refusal(
+    model: Model, s: Settings, budget: int, smallest: int, found: tuple[StagePlan, ...]
+) -> MemoryBudgetError:
+    """Names the smallest budget that would do, and what lowers it."""
+    worst = max(found, key=lambda stage: stage.total)
+    needed = -(-smallest // MB)
+    ways = []
+    if worst.stage.name == stages.DECODING and hasattr(model.vae.config, "norm_num_groups"):
+        ways.append("a TAESD as vae (--vae)")
+    if worst.stage.name == stages.DENOISING and worst.window > 8 * MB:
+        ways.append("int8 or int4 weights (--weights)")
+    ways.append("a smaller picture (--size)" if s.images == 1 else "fewer pictures at once (--batch) or smaller ones (--size)")
+    hint = f"memory={needed}MB is the least for {s.width}x{s.height}; it is lowered by {' or '.join(ways)}"
+    reason = (
+        f"{worst.stage.name} takes {worst.anonymous // MB} MB beside files and {worst.file // MB} MB of files, "
+        f"the budget is {budget // MB} MB"
+    )
+    return MemoryBudgetError(f"memory={budget // MB}MB is too small: {reason}", needed=smallest, hint=hint)
+
+
