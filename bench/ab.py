@@ -5,8 +5,8 @@
 OLD and NEW are folders of checkouts (`git worktree add ../old COMMIT`). Each runs one network of MODEL (a diffusers
 folder; default: the checkout's own embedded model) in a process of its own; they stay loaded and run alternately, so
 that both meet the same minutes of the machine. The interval is a bootstrap of the ratio of medians over rounds;
-where it reaches 1, give or take 2 %, no difference was seen. Run it twice with OLD and NEW the same to learn what this machine can
-resolve today.
+where it reaches 1, give or take 2 %, no difference was seen. Run it twice with OLD and NEW the same to learn what
+this machine can resolve today.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from tinydiff.bench.statistics import Summary, ratio_interval, verdict
 
 
 def times(rng: np.random.Generator, count: int, factor: float = 1.0) -> Any:
-    """As on a shared machine: a floor, 3 % of spread, a mood that lasts for some steps, and now and then a step that waited."""
+    """As on a shared machine: a floor, 3 % of spread, a mood that lasts for some steps, and now and then a step that
+    waited."""
     mood = np.repeat(rng.normal(0, 0.015, -(-count // 5)), 5)[:count]
     waited = np.where(rng.random(count) < 0.1, rng.exponential(0.3, count), 0)
     return factor * (1 + mood + np.abs(rng.normal(0, 0.03, count)) + waited)
