@@ -47,9 +47,7 @@ def main() -> int:
         interval = ratio_interval(*pair(pipes, asked, options.pictures, slow))
         good[slow] += interval is not None and (interval.low > 1.02 if slow > 1 else not interval.differs)
         print(f"second {slow:g} times as slow: {verdict(interval)}", flush=True)
-    print(
-        f"equal: no difference in {good[1.0]} of {options.tries}; a tenth slower: seen in {good[1.1]} of {options.tries}"
-    )
+    print(f"equal: no difference in {good[1.0]} of {options.tries}; slower: seen in {good[1.1]} of {options.tries}")
     return 0 if min(good.values()) >= 0.9 * options.tries else 1
 
 
