@@ -15,7 +15,6 @@ from tinydiff.suggest import nearest
 
 PLANNED = {
     "plan": "predict memory and time of a picture",
-    "bench": "measure speed on this machine",
 }
 SETTINGS_HELP = """\
 A flag wins over an environment variable (--clip-skip: TINYDIFF_CLIP_SKIP), that over the same key in
@@ -68,6 +67,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
         ("info", "say what a model is, without reading its weights", _info),
         ("quantize", "pack a model into one file of int8 or int4 weights", _quantize),
         ("doctor", "say what this machine is and how tinydiff uses it", _doctor),
+        ("bench", "measure speed and memory on this machine, compare measurements", _bench),
         ("warmup", "compile the kernels ahead of the first picture", _warmup),
         ("pull", "download a model from the Hugging Face hub into the local cache", _pull),
     ):
@@ -177,6 +177,33 @@ def _quantize(p: Parser) -> None:
 
 def _doctor(p: Parser) -> None:
     _json(p)
+
+
+def _bench(p: Parser) -> None:
+    p.epilog = """\
+tinydiff bench                        measure; every combination of the values that have commas
+tinydiff bench compare A.json B.json  the second against the first, with intervals
+tinydiff bench plot A.json FILE.png   (needs matplotlib)
+The JSON is described in tinydiff/bench/schema.py."""
+    p.add_argument("words", nargs="*", metavar="WORD", help="nothing, or one of the forms below")
+    for flag, value, what in (
+        ("--model", "PATH", "as generate's (default: embedded model)"),
+        ("--weights", "W,...", "auto, float32, float16, int8, int4"),
+        ("--size", "WxH,...", "pixels"),
+        ("--threads", "N,...", "CPU threads"),
+        ("--memory", "SIZE,...", "memory to stay within"),
+        ("--steps", "N", "denoising steps"),
+        ("--cfg", "S", "guidance scale"),
+        ("--backend", "B", "auto, numba or reference"),
+        ("--minutes", "M", "then pictures without a pause for so long: does it slow down?"),
+        ("--plot", "FILE", "a PNG of the times (needs matplotlib)"),
+        ("--submit-file", "FILE", "write the JSON there, to be added to bench/results/"),
+    ):
+        p.add_argument(flag, metavar=value, help=what)
+    p.add_argument("--rounds", metavar="N", default="5", help="pictures of each combination, after a first one (5)")
+    p.add_argument("--cold", action="store_true", help="also time a start with the model out of the page cache")
+    _json(p)
+    p.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _warmup(p: Parser) -> None:
