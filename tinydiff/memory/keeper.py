@@ -9,6 +9,8 @@ from tinydiff.arguments import Settings
 from tinydiff.loading import Model
 from tinydiff.memory import stages
 from tinydiff.memory.plan import MemoryPlan, plan
+from tinydiff.memory.process import trim
+from tinydiff_kernels.matmul.geometry import forget_geometry
 from tinydiff_weights import residency
 
 PLANS = 4  # kept, for calls alike
@@ -30,6 +32,8 @@ class Keeper:
             while len(self._plans) >= PLANS:
                 del self._plans[next(iter(self._plans))]
             self._plans[key] = plan(model, s, self.budget)
+            forget_geometry()  # what planning left behind
+            trim()
         self.plan = made = self._plans[key]
         unet: Any = model.unet.backend
         unet.stream.keep = made.of(stages.DENOISING).resident
@@ -40,6 +44,7 @@ class Keeper:
         if self._stage and self._stage != name:
             for network, component in networks(model, self._stage):
                 leave(network, component)
+            trim()
         self._stage = name
         vae: Any = model.vae.backend
         vae.strips = self.plan.of(name).stage.strips if name == stages.DECODING and self.plan is not None else None

@@ -19,10 +19,10 @@ from tinydiff.errors import MemoryBudgetError
 from tinydiff.loading import Model
 from tinydiff.memory import stages
 from tinydiff.memory.limits import MB
-from tinydiff.memory.process import Resident, resident
+from tinydiff.memory.process import Resident, resident, trim
 from tinydiff.memory.stages import Stage
 from tinydiff.memory.stream import AHEAD
-from tinydiff_kernels import native
+from tinydiff_kernels import native, warm
 from tinydiff_kernels.compiled.strip_plan import plan_strips
 
 # What a process adds to itself once it computes: kernels loaded, threads, the tokenizer's words, Pillow. Measured on
@@ -79,7 +79,7 @@ class MemoryPlan:
 
 def plan(model: Model, s: Settings, budget: int | None, base: Resident | None = None) -> MemoryPlan:
     """The plan of a call. Raises MemoryBudgetError where the budget is too small for it."""
-    base = resident() if base is None else base
+    base = process_now() if base is None else base
     growth = GROWTH["jit" if native.library()[0] is None else "native"]
     keep = budget is None
     first = stages.text_stage(model, s, keep), stages.unet_stage(model, s, keep)
@@ -112,6 +112,13 @@ def plan(model: Model, s: Settings, budget: int | None, base: Resident | None = 
     return MemoryPlan(budget, base, growth, found, smallest, again / READ_RATE, extra)
 
 
+def process_now() -> Resident:
+    """This process with all kernels loaded, as it will be when work starts."""
+    warm.load()
+    trim()
+    return resident()
+
+
 def most(found: tuple[StagePlan, ...]) -> int:
     """Bytes of the stage that takes most."""
     return max(stage.total for stage in found)
@@ -128,11 +135,11 @@ def _decoder(model: Model, s: Settings, arena: int) -> tuple[Stage, float]:
 def _planned(
     fixed: int, libraries: int, *, budget: int | None, stages: tuple[Stage, ...]
 ) -> tuple[StagePlan, ...]:
-    """Each stage on top of what those before it left: the arena stays as large as it was, tables stay too."""
-    made, arena, tables = [], 0, 0
+    """Each stage on top of what those before it left: the arena stays as large as it was."""
+    made, arena = [], 0
     for stage in stages:
-        arena, tables = max(arena, stage.arena), tables + stage.tables
-        anonymous = fixed + arena + tables + stage.kept + stage.results
+        arena = max(arena, stage.arena)
+        anonymous = fixed + arena + stage.tables + stage.kept + stage.results
         if stage.name == stages[-1].name:
             anonymous += PICTURE_COPIES * stage.results
         least = min(stage.largest, stage.mapped)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import threading
 from types import TracebackType
@@ -27,6 +29,14 @@ def resident() -> Resident:
     page = os.sysconf("SC_PAGE_SIZE")
     total, shared = int(fields[1]) * page, int(fields[2]) * page
     return Resident(total - shared, shared)
+
+
+def trim() -> None:
+    """Give freed memory back to the system, where the C library can (glibc keeps it otherwise)."""
+    gc.collect()
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back is not None:
+        give_back(0)
 
 
 class Peaks:
