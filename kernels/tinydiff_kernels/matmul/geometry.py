@@ -104,5 +104,5 @@ def upsample_weights(weight: NDArray[np.float32], parity: tuple[int, int]) -> ND
 
 def forget_geometry() -> None:
     """Give the memory of geometries back that no program uses."""
-    for kept in (linear_geometry, conv_geometry, upsample_geometry):
+    for kept in (image_offsets, row_offsets, linear_geometry, conv_geometry, upsample_geometry):
         kept.cache_clear()
