@@ -16,6 +16,7 @@ from tinydiff_kernels.elementwise import descriptor as d
 from tinydiff_kernels.matmul.descriptor import ACTIVATIONS
 from tinydiff_kernels.ref import activation as ref_activation
 from tinydiff_kernels.ref import embedding
+from tinydiff_kernels.ref import sixteen as ref_sixteen
 
 SHAPES = [(0, 4), (1, 1), (3, 15), (2, 16), (5, 17), (64, 320), (3, d.UNIT + 1), (d.UNIT + 3, 1)]
 
@@ -125,6 +126,27 @@ def test_pixels(shape: tuple[int, int]) -> None:
         np.testing.assert_array_equal(same_everywhere(told, out), wanted)
     bad, out = np.array([[np.nan, np.inf, -np.inf]], np.float32), Framed((1, 3), np.uint8)
     np.testing.assert_array_equal(same_everywhere(d.pixels_fields((1, 3), bad, 12, out.array, 3), out), [[0, 255, 0]])
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_sixteen_bits_and_back(shape: tuple[int, int]) -> None:
+    """To the bit as `ref/sixteen.py`, special rows too; the error is within half a step of each row's largest."""
+    x = numbers(12, *shape) * np.exp(numbers(13, shape[0], 1) * 8)
+    specials = [0.0, 1e-42, np.nan, np.inf, 3.4e38, -np.inf]
+    x[: len(specials), -1] = specials[: len(x)]
+    q, scales, back = Framed(shape, np.int16, 3), Framed((shape[0], 1), np.float32, 0), Framed(shape, np.float32, 4)
+    told = d.shorten_fields(shape, x, x.strides[0], q.array, q.array.strides[0], scales.array)
+    run(kernel(), d.WORDS, told, [q.array, scales.array], threads=2)
+    wanted, wanted_scales = ref_sixteen.shorten(x)
+    np.testing.assert_array_equal(same_everywhere(told, q), wanted)
+    np.testing.assert_array_equal(same_everywhere(told, scales)[:, 0], wanted_scales)
+    told = d.widen_fields(shape, q.array, q.array.strides[0], scales.array, back.array, back.array.strides[0])
+    widened = same_everywhere(told, back)
+    np.testing.assert_array_equal(widened, ref_sixteen.widen(wanted, wanted_scales))
+    rows = np.isfinite(x).all(1)
+    assert np.isnan(widened[~rows]).all()
+    most = np.abs(x[rows]).max(1, keepdims=True).astype(np.float64)
+    assert (np.abs(widened[rows] - x[rows].astype(np.float64)) <= most * (1 / 65534 + 2**-22) + 1e-38).all()
 
 
 @pytest.mark.parametrize("shape", [(3, 1), (4, 35), (40, 7)])

@@ -16,7 +16,7 @@ from tinydiff_kernels.compiled import forms, lower_matmul, lower_simple
 from tinydiff_kernels.compiled.arena import Arena
 from tinydiff_kernels.compiled.build import Builder
 from tinydiff_kernels.compiled.lower_matmul import QUANTISED
-from tinydiff_kernels.compiled.program import Program, Stream
+from tinydiff_kernels.compiled.program import Buffer, Program, Stream
 from tinydiff_kernels.compiled.strip_build import StripBuild
 from tinydiff_kernels.compiled.strip_schedule import Schedule
 from tinydiff_kernels.compiled.strips import StripPolicy
@@ -45,14 +45,19 @@ TABLE: dict[type[op.Operation], Lower] = {
 PROGRAMS_KEPT = 8
 
 
-def fill(builder: Builder, outputs: list[Value], strips: StripPolicy | None, *, plainly: bool = False) -> None:
-    """Lower a builder's trace, in strips where there is a policy. `plainly`: every step writes its float32 rows, norms
-    and concatenations too, and shows them."""
+def fill(
+    builder: Builder, outputs: list[Value], strips: StripPolicy | None, *, plainly: bool = False
+) -> Callable[[Value], Buffer | None]:
+    """Lower a builder's trace, in strips where there is a policy; a function that says where a value was kept.
+
+    `plainly`: every step writes its float32 rows, norms and concatenations too, and shows them.
+    """
     trace = builder.trace
     if strips is not None:
         schedule = Schedule(trace, outputs, strips, lambda weight: builder.weights.kind_of(weight) in QUANTISED)
-        StripBuild(builder, schedule, strips.lines, TABLE, plainly=plainly).run()
-        return
+        build = StripBuild(builder, schedule, strips.lines, TABLE, plainly=plainly)
+        build.run()
+        return build.place_of
     for index, step in enumerate(trace.steps):
         builder.step = index
         TABLE[type(step.operation)](builder, step)
@@ -61,6 +66,7 @@ def fill(builder: Builder, outputs: list[Value], strips: StripPolicy | None, *, 
             builder.show(step.output)
     for value in outputs:
         forms.dense(builder, value)
+    return lambda value: builder.known(value).dense
 
 
 class Compiled(Backend):

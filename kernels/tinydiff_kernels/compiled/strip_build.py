@@ -24,6 +24,7 @@ from tinydiff_kernels.rows import Grid
 
 Lower = Callable[[Builder, Step], None]
 Tables = tuple[Buffer, Buffer, Buffer]
+SCALE_BYTES = 4
 
 
 class StripBuild:
@@ -36,6 +37,7 @@ class StripBuild:
         self.b, self.schedule, self.lines, self.table, self.plainly = builder, schedule, lines, table, plainly
         self._tables: dict[int, Tables] = {}  # of owners whose statistics a pass took
         self._stats: dict[int, Buffer] = {}
+        self._short: dict[int, tuple[Buffer, Buffer]] = {}  # values in 16 bits: integers, scales of pixels
         self._replaced: set[int] = set()  # values whose memory has another one now
         self.staged: set[int] = set()  # targets of this pass that are copied to their place at the end of a strip
 
@@ -81,16 +83,32 @@ class StripBuild:
         ending = [
             n for n in schedule.read_by(p) & schedule.replaceable - self._replaced if schedule.last_read[n] == number
         ]
-        same = [n for n in ending if _same_shape(schedule.steps[schedule.maker[n]].output, value)]
+        short = value.number in schedule.short
+        same = [
+            n
+            for n in ending
+            if _same_shape(schedule.steps[schedule.maker[n]].output, value) and (n in schedule.short) == short
+        ]
         if value.number in schedule.replaceable and same:
             leads = {n: max(strip.span[0] - strip.spans[n][0] for strip in made if n in strip.spans) for n in same}
             best = min(same, key=lambda n: (leads[n], n))
-            old = b.known(schedule.steps[schedule.maker[best]].output).dense
-            assert old is not None
-            b.assign(value, b.overlay(old, leads[best] * value.grid.width * value.row_bytes))
             self._replaced.add(best)
-            if leads[best] or not self._only_added(best, value, p):
-                self.staged.add(value.number)
+            lead = leads[best] * value.grid.width
+            if short:
+                integers, scales = self._short[best]
+                self._short[value.number] = (
+                    b.overlay(integers, lead * 2 * value.channels), b.overlay(scales, lead * SCALE_BYTES)
+                )  # fmt: skip
+            else:
+                old = b.known(schedule.steps[schedule.maker[best]].output).dense
+                assert old is not None
+                b.assign(value, b.overlay(old, lead * value.row_bytes))
+                if lead or not self._only_added(best, value, p):
+                    self.staged.add(value.number)
+        elif short:
+            self._short[value.number] = b.room(value.nbytes // 2), b.room(value.grid.rows * SCALE_BYTES)
+        if short:
+            return
         if isinstance(schedule.step_of(value).operation, DEFERRED):
             b.known(value).dense = b.place(value)
         else:
@@ -110,9 +128,26 @@ class StripBuild:
         b, schedule = self.b, self.schedule
         found = [self._stats[goal.owner.number] for goal in p.goals if goal.owner is not None]
         found += [buffer for index in p.cone for owner in self._owners_of(index) for buffer in self._table(owner)]
-        values = [goal.target for goal in p.goals if goal.owner is None]
+        values = [goal.target for goal in p.goals if not schedule.recomputed(goal.target)]
         values += [v for index in p.cone for _, v in operands(schedule.steps[index]) if not schedule.recomputed(v)]
-        return found + [rows for rows in (b.outside(value).dense for value in values) if rows is not None]
+        found += [buffer for value in values for buffer in self._short.get(value.number, ())]
+        wide = [b.outside(value).dense for value in values if value.number not in self._short]
+        return found + [rows for rows in wide if rows is not None]
+
+    def place_of(self, value: Value) -> Buffer | None:
+        """Where a value was kept."""
+        if value.number in self._short:
+            return self._short[value.number][0]
+        known = self.b.find(value)
+        return None if known is None else known.dense
+
+    def short_of(self, value: Value, image: int, line: int) -> tuple[Buffer, Buffer] | None:
+        """Integers and scales of a value in 16 bits, from a line of an image on."""
+        if value.number not in self._short:
+            return None
+        integers, scales = self._short[value.number]
+        pixel = (image * value.grid.height + line) * value.grid.width
+        return integers.part(pixel * 2 * value.channels), scales.part(pixel * SCALE_BYTES)
 
     def _owners_of(self, index: int) -> list[Value]:
         """Values whose tables a step of a cone needs."""
@@ -187,9 +222,14 @@ class _Strip:
             if tiles[0] < tiles[1]:
                 b.step = self.schedule.maker[goal.target.number]
                 self._statistics(goal, tiles)
-        for number in self.kept:
-            if number in self.build.staged:
-                self._copy_out(self._made[number], number)
+        for number, (first, _) in self.kept.items():
+            value = self.schedule.steps[self.schedule.maker[number]].output
+            b.step = self.schedule.maker[number]
+            short = self.build.short_of(value, self.image, first)
+            if short is not None:
+                self._shorten(self._made[number], short)
+            elif number in self.build.staged:
+                self._copy_out(self._made[number], value)
 
     @property
     def signature(self) -> Any:
@@ -232,7 +272,7 @@ class _Strip:
         """An operation on lines; its result."""
         b, value, o = self.b, step.output, step.operation
         out = b.unnamed(Grid(1, span[1] - span[0], value.grid.width), value.channels)
-        if value.number in self.kept and value.number not in self.build.staged:
+        if value.number in self.kept and value.number not in self.build.staged | self.schedule.short:
             place = b.outside(value).dense
             assert place is not None
             b.assign(out, place.part(self._offset(value, span[0])))
@@ -268,6 +308,8 @@ class _Strip:
 
     def _lines(self, value: Value, span: Span) -> Value:
         b, grid, schedule = self.b, value.grid, self.schedule
+        if value.number in self.schedule.short and value.number not in self._made:
+            self._made[value.number] = self._widened(value, self.spans[value.number])
         made = self._made.get(value.number)
         if made is not None and span == self.spans[value.number]:
             self._give_table(value, made)
@@ -304,16 +346,32 @@ class _Strip:
         source = self.lines(target, span)
         forms.stats(self.b, source, self.build.stats_of(goal, self.image, tiles[0]), skipped, end - first)
 
-    def _copy_out(self, made: Value, number: int) -> None:
+    def _copy_out(self, made: Value, value: Value) -> None:
         """Lines that take the place of others, once nothing reads those."""
-        index = self.schedule.maker[number]
-        value, self.b.step = self.schedule.steps[index].output, index
         place = self.b.outside(value).dense
         assert place is not None
-        fields = e.linear_fields(
-            (made.grid.rows, made.channels), forms.dense(self.b, made), made.row_bytes,
-            place.part(self._offset(value, self.span[0])), made.row_bytes,
+        self._elementwise(
+            made,
+            e.linear_fields(
+                (made.grid.rows, made.channels), forms.dense(self.b, made), made.row_bytes,
+                place.part(self._offset(value, self.span[0])), made.row_bytes,
+            ),
         )  # fmt: skip
+
+    def _shorten(self, made: Value, short: tuple[Buffer, Buffer]) -> None:
+        shape, rows = (made.grid.rows, made.channels), forms.dense(self.b, made)
+        self._elementwise(made, e.shorten_fields(shape, rows, made.row_bytes, short[0], 2 * made.channels, short[1]))
+
+    def _widened(self, value: Value, span: Span) -> Value:
+        """Lines of a value that lies in 16 bits, as float32."""
+        short = self.build.short_of(value, self.image, span[0])
+        assert short is not None
+        made = self.b.temporary(Grid(1, span[1] - span[0], value.grid.width), value.channels)
+        shape, rows = (made.grid.rows, made.channels), forms.dense(self.b, made)
+        self._elementwise(made, e.widen_fields(shape, short[0], 2 * made.channels, short[1], rows, made.row_bytes))
+        return made
+
+    def _elementwise(self, made: Value, fields: dict[int, Any]) -> None:
         self.b.launch("elementwise", e.WORDS, fields, MOVED * made.grid.rows * made.channels)
 
     def _widen(self, spans: dict[int, Span], value: Value, lines: Span) -> None:

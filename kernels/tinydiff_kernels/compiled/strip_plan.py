@@ -7,7 +7,7 @@ when most memory is used, stop keeping the one that costs the least work for wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,15 @@ from tinydiff_kernels.compiled.build import Builder, Operand, Strip
 from tinydiff_kernels.compiled.planned_weights import PlannedWeights
 from tinydiff_kernels.compiled.program import Buffer, Launch
 from tinydiff_kernels.compiled.strip_lines import DEFERRED, by_lines
-from tinydiff_kernels.compiled.strips import KEEP, RECOMPUTE, StripPlan, StripPolicy
+from tinydiff_kernels.compiled.strips import KEEP, RECOMPUTE, SHORTEN, StripPlan, StripPolicy
 from tinydiff_kernels.compiled.trace import Trace
 from tinydiff_kernels.compiled.weights import KindOf
 from tinydiff_kernels.rows import Array, Rows
 
 Forward = Callable[[Backend], Rows]
 MOST_LINES, FEWEST_LINES = 64, 8
+EXACT_WORK = 0.3  # extra work beyond which 16 bits are taken instead
+SMALL = 1 / 64  # of the whole image's arena: not worth a thought
 CROWDED = 0.9  # share of the largest use of memory from which on a moment's values are candidates
 SHARPNESS = 16  # of the smooth maximum over moments: two equal peaks are lowered one after the other
 
@@ -124,6 +126,7 @@ class _Planner:
     """One network at one size."""
 
     def __init__(self, forward: Forward, kind_of: KindOf, threads: int) -> None:
+        self.rounding = False  # whether 16 bits may be taken
         recorder = _Recorder()
         self._results = forward(recorder)  # held, as a caller holds it
         self.trace, self.threads = recorder.trace, threads
@@ -135,7 +138,7 @@ class _Planner:
 
     def state(self, policy: StripPolicy | None) -> _State:
         builder = _Sizing(self._known, self.trace, self.outputs, self.weights, self.threads, 0)
-        fill(builder, self.outputs, policy)
+        places = fill(builder, self.outputs, policy)
         arena = builder.finish().arena_bytes
         lives = list(builder.lives())
         moments = np.zeros(max(life.last for _, life in lives) + 2)
@@ -147,8 +150,7 @@ class _Planner:
         crowded = np.flatnonzero(use >= CROWDED * most)
         found = []
         for index, step in enumerate(self.trace.steps):
-            known = builder.find(step.output)
-            rows = None if known is None else known.dense
+            rows = places(step.output)
             if rows is not None and rows.place == "arena":
                 first = np.searchsorted(crowded, rows.life.first)
                 if first < len(crowded) and crowded[first] <= rows.life.last:
@@ -160,17 +162,38 @@ class _Planner:
         modes = "".join(RECOMPUTE if isinstance(s.operation, DEFERRED) else KEEP for s in self.trace.steps)
         return StripPolicy(MOST_LINES, modes)
 
+    def _moved(self, policy: StripPolicy, indices: Iterable[int], up: bool) -> list[StripPolicy]:
+        """Policies one step from this one: a value kept in other ways, or all values of its shape (one takes the
+        other's place in memory only where both are kept alike), or strips of other heights."""
+        order = [RECOMPUTE, SHORTEN, KEEP] if self.rounding else [RECOMPUTE, KEEP]
+        lines, modes = policy.lines, policy.modes
+        alike: dict[Any, list[int]] = {}
+        moves = []
+        for i in filter(self._matters, indices):
+            now, value = order.index(modes[i]), self.trace.steps[i].output
+            alike.setdefault((value.grid, value.channels, now), []).append(i)
+            others = order[now + 1 :] if up else order[:now]
+            moves += [StripPolicy(lines, _with(modes, [i], mode)) for mode in others]
+        for (_, _, now), members in alike.items():
+            if len(members) > 1:
+                others = order[now + 1 :] if up else order[:now]
+                moves += [StripPolicy(lines, _with(modes, members, mode)) for mode in others if mode != RECOMPUTE]
+        if lines > FEWEST_LINES and not up:
+            moves.append(StripPolicy(lines // 2, modes))
+        if lines < MOST_LINES and up:
+            moves.append(StripPolicy(2 * lines, modes))
+        return moves
+
+    def _matters(self, index: int) -> bool:
+        """Whether there is a choice for a step's result, and it is large."""
+        step = self.trace.steps[index]
+        free = not isinstance(step.operation, DEFERRED) and by_lines(step)
+        return free and step.output.nbytes >= SMALL * self.whole.arena
+
     def lower(self, state: _State) -> _State | None:
         """The next rung: the least work for what it gives."""
-        policy = state.policy
-        assert policy is not None
-        moves = [
-            StripPolicy(policy.lines, policy.modes[:i] + RECOMPUTE + policy.modes[i + 1 :])
-            for i in state.candidates
-            if policy.modes[i] == KEEP and by_lines(self.trace.steps[i])
-        ]
-        if policy.lines > FEWEST_LINES:
-            moves.append(StripPolicy(policy.lines // 2, policy.modes))
+        assert state.policy is not None
+        moves = self._moved(state.policy, state.candidates, up=False)
         tried = [self.state(move) for move in moves]
         helpful = [s for s in tried if s.crowded < state.crowded * 0.999]
         return min(helpful, key=lambda s: (s.work - state.work) / (state.crowded - s.crowded), default=None)
@@ -178,14 +201,7 @@ class _Planner:
     def raise_within(self, state: _State, budget: int) -> _State:
         """Keep again, or take taller strips, where the budget allows it: the least work first."""
         while state.policy is not None:
-            lines, modes = state.policy.lines, state.policy.modes
-            moves = [
-                StripPolicy(lines, modes[:i] + KEEP + modes[i + 1 :])
-                for i, step in enumerate(self.trace.steps)
-                if modes[i] == RECOMPUTE and not isinstance(step.operation, DEFERRED) and by_lines(step)
-            ]
-            if lines < MOST_LINES:
-                moves.append(StripPolicy(2 * lines, modes))
+            moves = self._moved(state.policy, range(len(self.trace.steps)), up=True)
             fitting = [s for s in map(self.state, moves) if s.arena <= budget and s.work < state.work]
             if not fitting:
                 break
@@ -196,32 +212,38 @@ class _Planner:
         outputs = sum(value.nbytes for value in self.outputs)
         return StripPlan(state.policy, state.arena, outputs, state.offsets, state.work / self.whole.work - 1)
 
-    def descent(self) -> Iterator[_State]:
-        """From the whole image down; every state needs less than all before."""
+    def all_states(self) -> Iterator[_State]:
+        """From the whole image down, every state smaller than all before: first exact ones, as long as they are cheap,
+        then from the start again with 16 bits allowed."""
         yield self.whole
-        smallest, state = self.whole.arena, self.state(self.start())
-        while True:
-            if state.arena < smallest:
-                smallest = state.arena
-                yield state
-            lower = self.lower(state)
-            if lower is None:
-                return
-            state = lower
+        smallest = self.whole.arena
+        for self.rounding in (False, True):
+            state: _State | None = self.state(self.start())
+            while state is not None and (self.rounding or state.work <= (1 + EXACT_WORK) * self.whole.work):
+                if state.arena < smallest:
+                    smallest = state.arena
+                    yield state
+                state = self.lower(state)
+
+
+def _with(modes: str, indices: list[int], mode: str) -> str:
+    return "".join(mode if i in indices else old for i, old in enumerate(modes))
 
 
 def ladder(forward: Forward, kind_of: KindOf, *, threads: int) -> list[StripPlan]:
-    """Plans of falling arena and rising work, the whole image first. For `forward` see `strips.py`."""
+    """Plans of falling arena, the whole image first, then exact ones, then with values in 16 bits. For `forward` see
+    `strips.py`."""
     planner = _Planner(forward, kind_of, threads)
-    return [planner.plan(planner.raise_within(state, state.arena)) for state in planner.descent()]
+    return [planner.plan(planner.raise_within(state, state.arena)) for state in planner.all_states()]
 
 
 def plan_strips(forward: Forward, kind_of: KindOf, *, budget: int, threads: int) -> StripPlan:
-    """The plan of little work whose arena fits in `budget` bytes; where none does the smallest."""
+    """The plan of little work whose arena fits in `budget` bytes; where none does the smallest. With values in 16 bits
+    only where no exact one fits that costs at most `EXACT_WORK` more work."""
     planner = _Planner(forward, kind_of, threads)
     smallest = planner.whole
-    for state in planner.descent():
-        smallest = state
+    for state in planner.all_states():
+        smallest = min(smallest, state, key=lambda s: s.arena)
         if state.arena <= budget:
             return planner.plan(planner.raise_within(state, budget))
     return planner.plan(smallest)

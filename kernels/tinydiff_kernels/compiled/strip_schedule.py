@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from tinydiff_kernels import operations as op
 from tinydiff_kernels.compiled.strip_lines import DEFERRED, by_lines, operands
-from tinydiff_kernels.compiled.strips import KEEP, StripPolicy, StripPolicyError
+from tinydiff_kernels.compiled.strips import KEEP, SHORTEN, StripPolicy, StripPolicyError
 from tinydiff_kernels.compiled.trace import Step, Trace, Value
 
 
@@ -35,8 +35,9 @@ class Pass:
 
 
 class Schedule:
-    """`items`: indices of steps computed whole, and passes. `owners`: values of which a table of statistics is needed:
-    results of group norms, and inputs of quantised convolutions that no norm precedes."""
+    """`items`: indices of steps computed whole, and passes. `kept`: numbers of values in memory, `short` those in 16
+    bits. `owners`: values of which a table of statistics is needed: results of group norms, and inputs of quantised
+    convolutions that no norm precedes."""
 
     def __init__(
         self, trace: Trace, outputs: list[Value], policy: StripPolicy, quantised: Callable[[Any], bool]
@@ -49,7 +50,9 @@ class Schedule:
         self.steps = trace.steps
         self.maker = {step.output.number: index for index, step in enumerate(trace.steps)}
         self.local = [by_lines(step) for step in trace.steps]
-        self.kept = self._kept(outputs, policy)
+        wide = self._wide(outputs)
+        self.short = self._marked(policy.modes, SHORTEN) - wide
+        self.kept = wide | self._marked(policy.modes, KEEP) | self.short
         self.owners = self._owners(quantised)
         self.items: list[int | Pass] = []
         self.replaceable = {n for n in self.kept if n in self.maker} - {value.number for value in outputs}
@@ -78,20 +81,26 @@ class Schedule:
         norm: Any = None if made is None else self.steps[made].operation
         return cast("Value", norm.x) if isinstance(norm, op.GroupNorm) else owner
 
-    def _kept(self, outputs: list[Value], policy: StripPolicy) -> set[int]:
-        kept = {value.number for value in outputs}
-        for step, local, mode in zip(self.steps, self.local, policy.modes, strict=True):
-            if not isinstance(step.operation, DEFERRED) and (not local or mode == KEEP):
-                kept.add(step.output.number)
-        self.kept = kept
+    def _wide(self, outputs: list[Value]) -> set[int]:
+        """What must lie in memory as float32: results, and whatever is computed or read whole."""
+        wide = self.kept = {value.number for value in outputs}
         for step, local in zip(self.steps, self.local, strict=True):
+            if not local and not isinstance(step.operation, DEFERRED):
+                wide.add(step.output.number)
             for _, value in operands(step):
                 made = self.maker.get(value.number)
                 if not local:
-                    kept.update(source.number for source in self.sources(value))
+                    wide.update(source.number for source in self.sources(value))
                 elif made is not None and not self.local[made]:
-                    kept.add(value.number)
-        return kept
+                    wide.add(value.number)
+        return wide
+
+    def _marked(self, modes: str, letter: str) -> set[int]:
+        return {
+            step.output.number
+            for step, mode in zip(self.steps, modes, strict=True)
+            if mode == letter and not isinstance(step.operation, DEFERRED)
+        }
 
     def _owners(self, quantised: Callable[[Any], bool]) -> dict[int, Value]:
         found = {}
@@ -111,7 +120,7 @@ class Schedule:
         by_source: dict[int, list[Goal]] = {}
         for owner in self.owners.values():
             target = self.measured(owner)
-            if any(source.number in self.maker and source.number not in self.kept for source in self.sources(target)):
+            if any(self.recomputed(source) or source.number in self.short for source in self.sources(target)):
                 by_source.setdefault(self.maker[target.number], []).append(Goal(target, owner))
         goals: list[Goal | int] = []
         for index, step in enumerate(self.steps):
@@ -125,6 +134,8 @@ class Schedule:
         cone: set[int] = set()
         before: set[int] = set()
         waiting = [self.maker[goal.target.number]]
+        if goal.owner is not None and goal.target.number in self.kept:  # in 16 bits: only to be widened
+            return cone, {goal.target.number}
         while waiting:
             index = waiting.pop()
             if index in cone:
@@ -173,7 +184,9 @@ class Schedule:
     def read_by(self, item: int | Pass) -> set[int]:
         """Numbers of the values in memory that an item reads."""
         cone = (item,) if isinstance(item, int) else item.cone
-        read = (source for index in cone for _, value in operands(self.steps[index]) for source in self.sources(value))
+        read = [source for index in cone for _, value in operands(self.steps[index]) for source in self.sources(value)]
+        if isinstance(item, Pass):
+            read += [goal.target for goal in item.goals if goal.owner is not None]
         return {value.number for value in read}
 
     def _last_reads(self) -> dict[int, int]:

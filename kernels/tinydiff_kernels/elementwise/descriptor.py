@@ -5,9 +5,12 @@
     SINUSOIDS   row r: sines and cosines of x[r] * frequency[i]           `frequencies` makes the table
     PIXELS      out = u8 of round(clamp(x / 2 + 0.5, 0, 1) * 255), NaN 0: decoded images
     STRIDED     out = x with any distance between columns: [channels, pixels] to rows and back, image by image
+    SHORTEN     out = int16 of round(x / scale of the row), and those scales    `ref/sixteen.py`
+    WIDEN       out = x * scale of the row, x int16
 
-Matrices are float32 `[rows, columns]` (the output of PIXELS is u8); columns lie side by side except in STRIDED. Output
-may be x or y itself. Threads share rows: what has few and long ones should be given as more and shorter ones.
+Matrices are float32 `[rows, columns]`; the output of PIXELS is u8, one side of SHORTEN and WIDEN int16. Columns lie
+side by side except in STRIDED. Output may be x or y itself where types agree. Threads share rows: what has few and
+long ones should be given as more and shorter ones.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ ROWS = 8
 COLUMNS = 16
 X = 24
 X_STRIDE = 32  # bytes from row to row
-Y = 40  # address of the second matrix (ADD) or of the frequencies (SINUSOIDS)
+Y = 40  # address of the second matrix (ADD), of the frequencies (SINUSOIDS), of the rows' scales (SHORTEN, WIDEN)
 Y_STRIDE = 48
 OUTPUT = 56
 OUTPUT_STRIDE = 64
@@ -41,7 +44,7 @@ OUTPUT_STEP = 112
 UNIT_ROWS = 120  # rows that a thread takes at a time
 WORDS = 16
 
-LINEAR, ADD, SINUSOIDS, PIXELS, STRIDED = range(5)
+LINEAR, ADD, SINUSOIDS, PIXELS, STRIDED, SHORTEN, WIDEN = range(7)
 UNIT = 8192  # elements of a unit of work, about
 
 Fields = dict[int, Any]
@@ -113,6 +116,18 @@ def strided_fields(
     """A copy; strides are bytes from row to row and from column to column."""
     rest = {X_STEP: x_strides[1], OUTPUT_STEP: output_strides[1]}
     return _matrices(STRIDED, shape, x, x_strides[0], output, output_strides[0]) | rest
+
+
+def shorten_fields(
+    shape: tuple[int, int], x: Any, x_stride: int, output: Any, output_stride: int, scales: Any
+) -> Fields:
+    """Float32 rows to int16 ones and `scales`, float32, one a row."""
+    return _matrices(SHORTEN, shape, x, x_stride, output, output_stride) | {Y: scales, Y_STRIDE: 4}
+
+
+def widen_fields(shape: tuple[int, int], x: Any, x_stride: int, scales: Any, output: Any, output_stride: int) -> Fields:
+    """The way back."""
+    return _matrices(WIDEN, shape, x, x_stride, output, output_stride) | {Y: scales, Y_STRIDE: 4}
 
 
 @lru_cache(maxsize=16)

@@ -17,14 +17,17 @@ from tinydiff_kernels.elementwise.descriptor import (
     ROWS,
     SCALE,
     SHIFT,
+    SHORTEN,
     SINUSOIDS,
     UNIT_ROWS,
+    WIDEN,
     X_STEP,
     X_STRIDE,
     Y_STRIDE,
     X,
     Y,
 )
+from tinydiff_kernels.elementwise.sixteen import shorten_row, widen_row
 from tinydiff_kernels.epilogue import nothing
 from tinydiff_kernels.simd import (
     composed,
@@ -121,6 +124,10 @@ def one_row(desc: int, row: int) -> None:
             store(target, 8 * half, f32(0.0))
     elif mode == PIXELS:
         pixel_row(x, target, count)
+    elif mode == SHORTEN:
+        shorten_row(x, target, load(i64, desc, Y) + load(i64, desc, Y_STRIDE) * row, count)
+    elif mode == WIDEN:
+        widen_row(x, load(i64, desc, Y) + load(i64, desc, Y_STRIDE) * row, target, count)
     else:
         strided_row(x, load(i64, desc, X_STEP), target, load(i64, desc, OUTPUT_STEP), count)
 
