@@ -7,7 +7,7 @@ build ── plan_packing ── formats ── layout, header
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -21,7 +21,7 @@ from tinydiff.packing_plan import ComponentPlan, LayerUse, all_layers, plan_pack
 from tinydiff.recipe import INTEGERS, kind_of
 from tinydiff.stored_vocabulary import to_json, vocabulary_of
 from tinydiff.suggest import unknown
-from tinydiff_weights.packed_format import BITS, FORMAT, LARGEST, VERSION, LayerFormat
+from tinydiff_weights.packed_format import FORMAT, LARGEST, VERSION, LayerFormat
 from tinydiff_weights.packed_layout import Slot, data_start, header_text, lay_out
 from tinydiff_weights.packed_tensors import AnyTensor
 from tinydiff_weights.safetensors import StoredTensor
@@ -81,67 +81,68 @@ def plan(source: ModelSource, recipe: Recipe) -> Packing:
     plans = plan_packing(model)
     extra = {f"{n}/vocabulary": v for n, t in source.tokenizers.items() if (v := _vocabulary(t)) is not None}
     tables = {t.name: _wide(t, "plain", recipe) for p in plans for t in p.tables}
-    table_bytes = sum(t.parameters * BITS[tables[t.name]] // 8 for p in plans for t in p.tables)
-    head = 0  # bytes of the file that are no tensor: the header, padding, vocabularies
-    while True:
-        formats = _formats(source, plans, recipe, table_bytes + head)
+    options = _options(source, plans, recipe)
+
+    def packing(formats: Mapping[str, LayerFormat]) -> Packing:
         slots = lay_out(_tensors(source, plans, formats, tables, extra))
-        packing = Packing(source, recipe, plans, formats, extra, slots, 0)
-        packing = replace(packing, start=data_start(header_text(slots, metadata_of(packing, {}))))
-        if recipe.target_size is None or packing.size <= recipe.target_size:
-            return packing
-        head += packing.size - recipe.target_size
+        made = Packing(source, recipe, plans, formats, extra, slots, 0)
+        return replace(made, start=data_start(header_text(slots, metadata_of(made, {}))))
+
+    smallest = packing({name: min(formats, key=lambda f: f.nbytes) for name, formats in options.items()})
+    return smallest if recipe.weights != "mixed" else _mixed(smallest, options, packing)
 
 
 # ---------------------------------------------------------------------------------------------------- formats
 
 
-def _formats(source: ModelSource, plans: list[ComponentPlan], recipe: Recipe, others: int) -> dict[str, LayerFormat]:
-    """`others`: bytes of all that is no layer and no norm."""
+def _options(source: ModelSource, plans: list[ComponentPlan], recipe: Recipe) -> dict[str, tuple[LayerFormat, ...]]:
+    """What each layer may become; more than one where the recipe is "mixed"."""
     layers = list(all_layers(plans))
-    kept = _kept(layers, recipe.keep)
-    chosen: dict[str, LayerFormat] = {}
-    undecided: list[tuple[LayerUse, tuple[LayerFormat, LayerFormat]]] = []
+    kept, options = _kept(layers, recipe.keep), dict[str, tuple[LayerFormat, ...]]()
     for layer in layers:
-        key = f"{layer.component}/{layer.name}"
         levels = source.components[layer.component].config.get("block_out_channels") or ()
-        smaller = kind_of(layer.component, "int4" if recipe.weights == "int4" else "int8", len(levels))(layer.handle)
-        if key in kept or smaller not in INTEGERS.values():
-            chosen[key] = _format(layer, _wide(layer.weight, layer.use, recipe))
-        elif recipe.weights == "mixed":
-            undecided.append((layer, (_format(layer, "i4"), _format(layer, "i8"))))
+        smallest = kind_of(layer.component, "int8" if recipe.weights == "int8" else "int4", len(levels))(layer.handle)
+        if layer.key in kept or smallest not in INTEGERS.values():
+            kinds: tuple[str, ...] = (_wide(layer.weight, layer.use, recipe),)
         else:
-            chosen[key] = _format(layer, smaller)
-    if undecided:
-        sizes = {f"{u.component}/{u.name}": {f.kind: f.nbytes for f in options} for u, options in undecided}
-        if recipe.target_size is None:
-            room = sum(sum(size.values()) for size in sizes.values()) // 2
-        else:
-            vectors = sum(4 * t.parameters for p in plans for t in p.vectors)
-            fixed = sum(f.nbytes for f in chosen.values()) + vectors + others
-            least = fixed + sum(min(size.values()) for size in sizes.values())
-            if least > recipe.target_size:
-                smallest = f"the smallest file of this model is of {least / 2**20:.1f} MB"
-                raise InvalidArgumentError(f"target_size {recipe.target_size / 2**20:.1f} MB: {smallest}")
-            room = recipe.target_size - fixed
-        kinds = choose_bits(sensitivities(undecided), sizes, room)
-        chosen |= {f"{u.component}/{u.name}": _format(u, kinds[f"{u.component}/{u.name}"]) for u, _ in undecided}
-    return {f"{u.component}/{u.name}": chosen[f"{u.component}/{u.name}"] for u in layers}
+            kinds = ("i4", "i8") if recipe.weights == "mixed" else (smallest,)
+        options[layer.key] = tuple(
+            LayerFormat(layer.name, kind, layer.weight.shape, layer.use, layer.bias is not None) for kind in kinds
+        )
+    return options
+
+
+def _mixed(
+    smallest: Packing,
+    options: Mapping[str, tuple[LayerFormat, ...]],
+    packing: Callable[[Mapping[str, LayerFormat]], Packing],
+) -> Packing:
+    """8 bits where they help most for their bytes, within the target size."""
+    sizes = {name: {f.kind: f.nbytes for f in formats} for name, formats in options.items() if len(formats) > 1}
+    least, most = (sum(pick(size.values()) for size in sizes.values()) for pick in (min, max))
+    target = smallest.recipe.target_size or smallest.size + (most - least) // 2
+    if smallest.size > target:
+        words = f"the smallest file of this model is of {smallest.size / 2**20:.2f} MB"
+        raise InvalidArgumentError(f"target_size {target / 2**20:.2f} MB: {words}")
+    losses = sensitivities([(u, options[u.key]) for u in all_layers(smallest.plans) if u.key in sizes])
+    room = least + target - smallest.size
+    while True:
+        kinds = choose_bits(losses, sizes, room)
+        made = packing({n: next(f for f in fs if f.kind == kinds.get(n, f.kind)) for n, fs in options.items()})
+        if made.size <= target:
+            return made
+        room -= made.size - target  # padding between tensors
 
 
 def _kept(layers: list[LayerUse], patterns: tuple[str, ...]) -> set[str]:
     kept: set[str] = set()
     for pattern in patterns:
-        matching = {f"{u.component}/{u.name}" for u in layers if fnmatchcase(f"{u.component}.{u.name}", pattern)}
+        matching = {u.key for u in layers if fnmatchcase(f"{u.component}.{u.name}", pattern)}
         if not matching:
             example = f"{layers[0].component}.{layers[0].name}"
             raise InvalidArgumentError(f"keep: no layer matches {pattern!r:.80}; names are such as {example!r}")
         kept |= matching
     return kept
-
-
-def _format(layer: LayerUse, kind: str) -> LayerFormat:
-    return LayerFormat(layer.name, kind, layer.weight.shape, layer.use, layer.bias is not None)
 
 
 def _wide(tensor: AnyTensor, use: str, recipe: Recipe) -> str:
@@ -174,7 +175,7 @@ def _tensors(
         yield name, "U8", (len(data),)
     for part in plans:
         component = part.component.name
-        layers = [(f"{component}/{u.name}", formats[f"{component}/{u.name}"]) for u in part.layers]
+        layers = [(u.key, formats[u.key]) for u in part.layers]
         for tensor in part.vectors:
             yield f"{component}/{tensor.name}", "F32", tensor.shape
         for key, layer in layers:
@@ -210,10 +211,7 @@ def metadata_of(packing: Packing, done: Mapping[str, Mapping[str, Any]]) -> dict
     components = {}
     for part in packing.plans:
         name = part.component.name
-        layers = [
-            {**packing.formats[f"{name}/{u.name}"].as_json(), "snr": done.get(f"{name}/{u.name}", _NOTHING)["snr"]}
-            for u in part.layers
-        ]
+        layers = [{**packing.formats[u.key].as_json(), "snr": done.get(u.key, _NOTHING)["snr"]} for u in part.layers]
         tensors = [t.name for t in (*part.vectors, *part.tables)]
         components[name] = {"config": dict(part.component.config), "layers": layers, "tensors": tensors}
     rows = [f"{name} {facts['sha256']}" for name, facts in sorted(done.items())]

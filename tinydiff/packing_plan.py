@@ -40,6 +40,11 @@ class LayerUse:
     def name(self) -> str:
         return self.handle.name
 
+    @property
+    def key(self) -> str:
+        """Its name in the file."""
+        return f"{self.component}/{self.name}"
+
 
 @dataclass(frozen=True)
 class ComponentPlan:

@@ -24,7 +24,7 @@ from tinydiff.packing import Packing, Recipe, metadata_of, plan, stored_of
 from tinydiff.packing_plan import LayerUse
 from tinydiff_weights.packed_format import LayerFormat
 from tinydiff_weights.packed_layout import dumps, header_bytes, header_text
-from tinydiff_weights.partial_file import PartialFile, open_partial
+from tinydiff_weights.partial_file import PartialFile, open_partial, worded
 from tinydiff_weights.safetensors import StoredTensor, check_unchanged
 from tinydiff_weights.source import ModelSource
 
@@ -49,9 +49,11 @@ def quantize(
     `force`: replace `target`. Raises ModelFileError (source, target, disk) and what `open_model` raises.
     """
     path = Path(target)
-    _check_target(source, path, force=force)
-    packing = plan(source, recipe)
-    key = hashlib.sha256(dumps([identity(source), metadata_of(packing, {}), __version__]).encode()).hexdigest()
+    with worded(path):
+        _check_target(source, path, force=force)
+    with worded(source.path, "read"):
+        packing, files = plan(source, recipe), identity(source)
+    key = hashlib.sha256(dumps([files, metadata_of(packing, {}), __version__]).encode()).hexdigest()
     with open_partial(path, packing.size, key) as partial:
         _write_all(packing, partial, progress)
         check_unchanged(t for c in source.components.values() for t in c.tensors.values())
@@ -91,7 +93,7 @@ def _pieces(packing: Packing) -> Iterator[tuple[str, LayerUse | None, StoredTens
         for tensor in (*part.vectors, *part.tables):
             yield f"{component}/{tensor.name}", None, stored_of(tensor)
         for layer in part.layers:
-            yield f"{component}/{layer.name}", layer, stored_of(layer.weight)
+            yield layer.key, layer, stored_of(layer.weight)
 
 
 def _write_plain(partial: PartialFile, place: int, tensor: StoredTensor, *, half: bool, name: str) -> None:

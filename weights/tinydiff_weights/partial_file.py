@@ -143,13 +143,13 @@ def open_partial(target: Path, size: int, key: str) -> Iterator[PartialFile]:
     ModelFileError for everything that the system refuses. After an error nothing is left; after a KeyboardInterrupt
     what is done stays for the next time.
     """
-    with _worded(target):
+    with worded(target):
         partial = PartialFile(target, size, key)
     try:
-        with _worded(target):
+        with worded(target):
             partial.lock()
         try:
-            with _worded(target):
+            with worded(target):
                 partial.start()
                 yield partial
         except Exception:
@@ -160,16 +160,17 @@ def open_partial(target: Path, size: int, key: str) -> Iterator[PartialFile]:
 
 
 @contextlib.contextmanager
-def _worded(target: Path) -> Iterator[None]:
+def worded(target: Path, what: str = "written") -> Iterator[None]:
+    """What the system refuses, as ModelFileError."""
     try:
         yield
     except FileExistsError:
         raise ModelFileError(target, "exists", hint="Choose another name, or --force to replace it") from None
     except OSError as error:
         hint = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
-        raise ModelFileError(target, f"cannot be written: {error.strerror or error}", hint=hint) from error
+        raise ModelFileError(target, f"cannot be {what}: {error.strerror or error}", hint=hint) from error
     except MemoryError as error:
-        raise ModelFileError(target, "cannot be written: out of memory", hint="Close other programs") from error
+        raise ModelFileError(target, f"cannot be {what}: out of memory", hint="Close other programs") from error
 
 
 def check_space(target: Path, size: int, partial: Path) -> None:
