@@ -14,7 +14,6 @@ from tinydiff.errors import InvalidArgumentError, NotYetError
 from tinydiff.suggest import nearest
 
 PLANNED = {
-    "plan": "predict memory and time of a picture",
     "bench": "measure speed on this machine",
 }
 SETTINGS_HELP = """\
@@ -64,6 +63,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     commands: dict[str, Parser] = {}
     for name, what, arguments in (
         ("generate", "make a picture from a prompt", _generate),
+        ("plan", "say what memory a picture would take, without reading weights", _plan),
         ("resume", "go on with a picture that was interrupted", _resume),
         ("info", "say what a model is, without reading its weights", _info),
         ("quantize", "pack a model into one file of int8 or int4 weights", _quantize),
@@ -127,7 +127,7 @@ def _generate(p: Parser) -> None:
             "guide between these shares of the steps only (default: 0:1)",
         ),
         ("--weights", "W", "auto (as stored), float32, float16, int8 or int4"),
-        ("--memory", "SIZE", "memory to stay within (not yet)"),
+        ("--memory", "SIZE", "memory to stay within, files included, such as 450MB or auto; see `tinydiff plan`"),
         ("--backend", "B", "auto, numba or reference"),
         ("--threads", "N", "CPU threads"),
     ):
@@ -140,6 +140,9 @@ def _generate(p: Parser) -> None:
         help="keep what is done after every step, for `tinydiff resume`; FILE.journal names where, off switches it off "
         "(default: on phones only)",
     )
+    p.add_argument(
+        "--timings", action="store_true", help="say how long each stage took, and its memory beside the plan"
+    )
     p.add_argument("--force", action="store_true", help="replace FILE if it exists")
     p.add_argument("--no-metadata", action="store_true", help="leave prompt and settings out of the PNG")
     p.add_argument("--quiet", action="store_true", help="no progress, hints or summary; warnings and errors only")
@@ -150,6 +153,23 @@ def _resume(p: Parser) -> None:
     p.add_argument("-o", dest="output", metavar="FILE", help="the PNG to write (default: as it was asked for)")
     p.add_argument("--force", action="store_true", help="replace FILE if it exists")
     p.add_argument("--quiet", action="store_true", help="no progress, hints or summary; warnings and errors only")
+
+
+def _plan(p: Parser) -> None:
+    p.epilog = SETTINGS_HELP
+    p.add_argument("model", nargs="?", metavar="MODEL", help="as generate's --model (default: the model it would use)")
+    for flag, value, what in (
+        ("--size", "WxH", "width and height in pixels"),
+        ("--memory", "SIZE", "the budget, such as 450MB or auto (default: no limit)"),
+        ("--weights", "W", "auto (as stored), float32, float16, int8 or int4"),
+        ("--vae", "PATH", "an autoencoder to use instead of the model's"),
+        ("--steps", "N", "denoising steps"),
+        ("--cfg", "S", "guidance scale; 1 switches guidance off and halves the activations"),
+        ("--batch", "N", "how many pictures"),
+        ("--threads", "N", "CPU threads"),
+    ):
+        p.add_argument(flag, metavar=value, help=what)
+    _json(p)
 
 
 def _info(p: Parser) -> None:

@@ -60,7 +60,7 @@ class Peaks:
             now, name = resident(), self._stage
             if name:
                 before = self.peaks.get(name, now)
-                self.peaks[name] = Resident(*map(max, before, now))  # type: ignore[arg-type]
+                self.peaks[name] = Resident(*map(max, before, now))
 
     def _watch(self) -> None:
         while not self._stop.wait(PERIOD):
