@@ -17,6 +17,7 @@ from tinydiff.errors import InvalidArgumentError
 from tinydiff.loading import Model, build
 from tinydiff.memory.keeper import Keeper
 from tinydiff.memory.limits import budget_of
+from tinydiff.memory.plan import MemoryPlan
 from tinydiff.packed_cache import packed_source
 from tinydiff.pipeline import Output, Watcher, generate
 from tinydiff.schedulers import Scheduler, make
@@ -76,6 +77,26 @@ class Pipeline:
         if clip_skip is not None:
             arguments.whole("clip_skip", clip_skip, 0, 100)
         return self.model.text.condition(prompt, negative_prompt, clip_skip)
+
+    def plan_memory(
+        self,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        clip_skip: int | None = None,
+    ) -> MemoryPlan | None:
+        """The plan that such a call will keep to; None without `memory`. Raises MemoryBudgetError where none fits."""
+        if self.model.keeper is None:
+            return None
+        s = arguments.settle(
+            self.model, width=width, height=height, steps=num_inference_steps, guidance_scale=guidance_scale,
+            guidance_rescale=0.0, seed=0, images=num_images_per_prompt, output_type="pil", latents=None,
+            clip_skip=clip_skip,
+        )  # fmt: skip
+        return self.model.keeper.prepare(self.model, s)
 
     def cancel(self) -> None:
         """Stop the running call after its current operation; it raises Cancelled. Safe from any thread.

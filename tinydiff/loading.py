@@ -35,7 +35,6 @@ from tinydiff_weights.residency import hold
 from tinydiff_weights.safetensors import check_unchanged
 from tinydiff_weights.source import Component, ModelSource
 
-
 if TYPE_CHECKING:
     from tinydiff.memory.keeper import Keeper
 

@@ -55,6 +55,15 @@ def packed_source(
     return replace(open_model(path), origin=source)
 
 
+def packed_if_there(source: ModelSource, weights: str) -> tuple[ModelSource, bool]:
+    """(what `packed_source` would load, without making a copy; whether a copy would have to be made)."""
+    size = sum(t.nbytes for c in source.components.values() for t in c.tensors.values())
+    if weights not in INTEGERS or source.kind == "packed" or size <= SMALL:
+        return source, False
+    path = cached_path(source, weights)
+    return (replace(open_model(path), origin=source), False) if path.exists() else (source, True)
+
+
 def cached_path(source: ModelSource, weights: str) -> Path:
     """Where the copy of a source lies."""
     configs = {name: dict(component.config) for name, component in source.components.items()}

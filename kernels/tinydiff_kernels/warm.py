@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tinydiff_kernels import dispatch, native
 from tinydiff_kernels.cpu import this_cpu
@@ -70,6 +71,20 @@ def compile_all(progress: Progress | None = None, jobs: int | None = None) -> No
                 if stream is not None:
                     stream.close()
     (folder / MARKER).touch()
+
+
+def load() -> None:
+    """Load every kernel of the path in use, compiling what is missing: after this no call brings code into memory."""
+    if native.library()[0] is not None:
+        return
+    from tinydiff_kernels import _numba
+
+    if missing():
+        compile_all()
+    arguments = (_numba.types.int64,) * 3
+    for operation in dispatch.KERNELS:
+        kernel: Any = dispatch.kernel(operation)
+        kernel.compile(arguments)
 
 
 def _compile_share(share: int, of: int) -> None:

@@ -21,6 +21,7 @@ from tinydiff.errors import InvalidArgumentError
 if TYPE_CHECKING:  # what loads NumPy is imported after `limit_threads`
     from tinydiff.api import Pipeline
     from tinydiff.commands.targets import Targets
+    from tinydiff.memory.plan import MemoryPlan
     from tinydiff.pipeline import Output, Watcher
     from tinydiff.schedulers import Scheduler
 
@@ -37,6 +38,7 @@ SETTING_OF = {
     "guidance_interval": "guidance_interval",
     "eta": "eta",
     "memory=": "memory",
+    "memory must": "memory",
     "weights=": "weights",
     "unknown scheduler": "sampler",
     "unknown backend": "backend",
@@ -58,6 +60,7 @@ def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> i
     from tinydiff.commands.run_record import record
     from tinydiff.commands.targets import Targets
     from tinydiff.commands.watching import journal_path, make_journal_folder, watched
+    from tinydiff.memory.report import words
 
     with shown_warnings(console), in_users_words(settings), watched(console, interrupts) as watcher:
         seed = check(settings, prompt)
@@ -65,15 +68,32 @@ def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> i
         journal, asked = journal_path(settings["journal"])
         interrupts.check()
         pipe, scheduler = load(settings, console)
+        plan = plan_of(pipe, settings)
+        watcher.crumb.planned_mib = None if plan is None else plan.peak.total >> 20
         if journal is not None:
-            run_record = record(pipe, settings, prompt, seed, args.output, force=args.force)
+            made = "" if plan is None else words(plan)
+            run_record = record(pipe, settings, prompt, seed, args.output, force=args.force, plan=made)
             watcher.keep(journal, run_record, optional=not asked)
             make_journal_folder(journal)
         out = draw(pipe, scheduler, prompt, seed, settings, console, interrupts, watcher)
         save(out, targets, pipe, scheduler, prompt, settings, console, interrupts)
         watcher.complete()
     summary(out, console)
+    if settings["timings"]:
+        from tinydiff.memory.report import timing_lines
+
+        for line in timing_lines(out.timings, out.memory):
+            console.note(line)
     return 0
+
+
+def plan_of(pipe: Pipeline, settings: Settings) -> MemoryPlan | None:
+    """The memory plan of a run. Raises MemoryBudgetError."""
+    width, height = settings["size"] or (None, None)
+    return pipe.plan_memory(
+        width=width, height=height, num_inference_steps=settings["steps"], guidance_scale=settings["cfg"],
+        num_images_per_prompt=settings["batch"] or 1, clip_skip=_clip_skip(pipe, settings),
+    )  # fmt: skip
 
 
 def summary(out: Output, console: Console) -> None:

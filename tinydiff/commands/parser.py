@@ -10,12 +10,9 @@ import sys
 from typing import Any, NoReturn
 
 from tinydiff._version import __version__
-from tinydiff.errors import InvalidArgumentError, NotYetError
+from tinydiff.errors import InvalidArgumentError
 from tinydiff.suggest import nearest
 
-PLANNED = {
-    "plan": "predict memory and time of a picture",
-}
 SETTINGS_HELP = """\
 A flag wins over an environment variable (--clip-skip: TINYDIFF_CLIP_SKIP), that over the same key in
 $XDG_CONFIG_HOME/tinydiff/config.toml (clip-skip = 2), that over the model's own default.
@@ -51,7 +48,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InvalidArgumentError('what shall be done? For a picture: tinydiff generate "a red apple"; see --help')
     _check_command(argv[0], parser, commands)
     parsed, extra = parser.parse_known_args(argv)
-    if extra and parsed.command not in PLANNED:
+    if extra:
         raise _unexpected(extra, commands[parsed.command])
     return parsed
 
@@ -63,6 +60,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     commands: dict[str, Parser] = {}
     for name, what, arguments in (
         ("generate", "make a picture from a prompt", _generate),
+        ("plan", "say what memory a picture would take, without reading weights", _plan),
         ("resume", "go on with a picture that was interrupted", _resume),
         ("info", "say what a model is, without reading its weights", _info),
         ("quantize", "pack a model into one file of int8 or int4 weights", _quantize),
@@ -74,11 +72,6 @@ def build() -> tuple[Parser, dict[str, Parser]]:
         commands[name] = subparsers.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
         commands[name].set_defaults(run=_lazily(name))
         arguments(commands[name])
-    for name, what in PLANNED.items():
-        planned = f"{what} (not yet in this version)"
-        commands[name] = subparsers.add_parser(name, help=planned, description=f"{planned[0].upper()}{planned[1:]}.")
-        commands[name].set_defaults(run=_not_yet)
-        commands[name].add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
     return parser, commands
 
 
@@ -89,11 +82,6 @@ def _lazily(name: str) -> Any:
         return code
 
     return run
-
-
-def _not_yet(parsed: argparse.Namespace, *rest: Any) -> int:
-    what = PLANNED[parsed.command]
-    raise NotYetError(f"tinydiff {parsed.command} is not yet in this version ({__version__}); it will {what}")
 
 
 # ------------------------------------------------------------------------------------------------ arguments
@@ -127,7 +115,7 @@ def _generate(p: Parser) -> None:
             "guide between these shares of the steps only (default: 0:1)",
         ),
         ("--weights", "W", "auto (as stored), float32, float16, int8 or int4"),
-        ("--memory", "SIZE", "memory to stay within (not yet)"),
+        ("--memory", "SIZE", "memory to stay within, files included, such as 450MB or auto; see `tinydiff plan`"),
         ("--backend", "B", "auto, numba or reference"),
         ("--threads", "N", "CPU threads"),
     ):
@@ -140,6 +128,9 @@ def _generate(p: Parser) -> None:
         help="keep what is done after every step, for `tinydiff resume`; FILE.journal names where, off switches it off "
         "(default: on phones only)",
     )
+    p.add_argument(
+        "--timings", action="store_true", help="say how long each stage took, and its memory beside the plan"
+    )
     p.add_argument("--force", action="store_true", help="replace FILE if it exists")
     p.add_argument("--no-metadata", action="store_true", help="leave prompt and settings out of the PNG")
     p.add_argument("--quiet", action="store_true", help="no progress, hints or summary; warnings and errors only")
@@ -150,6 +141,23 @@ def _resume(p: Parser) -> None:
     p.add_argument("-o", dest="output", metavar="FILE", help="the PNG to write (default: as it was asked for)")
     p.add_argument("--force", action="store_true", help="replace FILE if it exists")
     p.add_argument("--quiet", action="store_true", help="no progress, hints or summary; warnings and errors only")
+
+
+def _plan(p: Parser) -> None:
+    p.epilog = SETTINGS_HELP
+    p.add_argument("model", nargs="?", metavar="MODEL", help="as generate's --model (default: the model it would use)")
+    for flag, value, what in (
+        ("--size", "WxH", "width and height in pixels"),
+        ("--memory", "SIZE", "the budget, such as 450MB or auto (default: no limit)"),
+        ("--weights", "W", "auto (as stored), float32, float16, int8 or int4"),
+        ("--vae", "PATH", "an autoencoder to use instead of the model's"),
+        ("--steps", "N", "denoising steps"),
+        ("--cfg", "S", "guidance scale; 1 switches guidance off and halves the activations"),
+        ("--batch", "N", "how many pictures"),
+        ("--threads", "N", "CPU threads"),
+    ):
+        p.add_argument(flag, metavar=value, help=what)
+    _json(p)
 
 
 def _info(p: Parser) -> None:

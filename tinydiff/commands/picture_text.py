@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tinydiff.arguments import steps_and_guidance
 from tinydiff.commands.model_hash import quick_model_hash
 from tinydiff.commands.settings import Settings
+from tinydiff.memory.report import words
 from tinydiff.metadata import Record, png_texts
 from tinydiff.rng import image_seed
 from tinydiff.schedulers import a1111_name
@@ -49,6 +50,7 @@ def describe_run(pipe: Pipeline, scheduler: Scheduler, out: Output, prompt: str,
             "guidance_interval": settings["guidance_interval"] or (0.0, 1.0),
             "weights": settings["weights"] or "auto",
             "backend": settings["backend"] or "auto",
+            "memory_plan": None if pipe.model.keeper is None else words(pipe.model.keeper.plan),
         },
     )
 

@@ -39,6 +39,8 @@ def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> i
             if wanted.version != __version__:
                 what = f"begun by version {wanted.version}, this is {__version__}"
                 console.warning(f"the picture was {what}: it may differ in its last bits")
+            if pipe.model.keeper is not None:
+                pipe.model.keeper.follow(wanted.plan)
             again = record(pipe, settings, wanted.prompt, seed, output, force=force, plan=wanted.plan)
             watcher.keep(path, again, saved=saved)
             console.note(f"going on after step {saved.index} of {len(scheduler.timesteps)}")

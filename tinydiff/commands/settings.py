@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tinydiff.errors import InvalidArgumentError
+from tinydiff.memory.limits import AUTO, size_of
 from tinydiff.suggest import nearest
 
 MAX_CONFIG_BYTES = 2**20
-_UNITS = {"": 1, "b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
 # ------------------------------------------------------------------------------------------------ readers
@@ -68,10 +68,11 @@ def interval(value: str) -> tuple[float, float]:
 
 
 def memory(value: str) -> int:
-    match = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]{0,2})\s*", value, re.ASCII)
-    if match is None or match[2].lower() not in _UNITS or float(match[1]) <= 0:
-        raise ValueError("a size such as 300MB or 1.5GB")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    return size_of(value)
+
+
+def budget(value: str) -> int | str:
+    return AUTO if value.strip().lower() == AUTO else size_of(value)
 
 
 def journal(value: str) -> str:
@@ -88,7 +89,15 @@ def switch(value: str) -> bool:
 
 
 Reader = Callable[[str], Any]
-TEXTUAL: tuple[Reader, ...] = (text, path, size, interval, memory, journal)  # in the config file these are strings
+TEXTUAL: tuple[Reader, ...] = (
+    text,
+    path,
+    size,
+    interval,
+    memory,
+    budget,
+    journal,
+)  # in the config file these are strings
 READERS: dict[str, Reader] = {
     "model": path,
     "vae": path,
@@ -105,10 +114,11 @@ READERS: dict[str, Reader] = {
     "guidance_rescale": number,
     "guidance_interval": interval,
     "weights": text,
-    "memory": memory,
+    "memory": budget,
     "backend": text,
     "threads": whole,
     "journal": journal,
+    "timings": switch,
     "no_metadata": switch,
     "quiet": switch,
 }

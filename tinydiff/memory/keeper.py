@@ -1,14 +1,17 @@
-"""Keeps a picture to its plan: sets each network's weight stream and strips, and lets a stage go when the next begins."""
+"""Keeps a picture to its plan: sets weight streams and strips, and lets a stage go when the next begins."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tinydiff.arguments import Settings
 from tinydiff.loading import Model
 from tinydiff.memory import stages
 from tinydiff.memory.plan import MemoryPlan, plan
+from tinydiff.memory.process import trim
+from tinydiff_kernels.compiled.strips import StripPolicy
+from tinydiff_kernels.matmul.geometry import forget_geometry
 from tinydiff_weights import residency
 
 PLANS = 4  # kept, for calls alike
@@ -20,8 +23,15 @@ class Keeper:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.plan: MemoryPlan | None = None  # of the latest call
+        self.strips: StripPolicy | Literal["any"] | None = "any"
         self._plans: dict[Any, MemoryPlan] = {}
         self._stage = ""
+
+    def follow(self, words: str) -> None:
+        """Decode as an earlier plan did, in the words of `report.words`. Raises StripPolicyError."""
+        policy = words.rpartition(" VAE ")[2]
+        if policy:
+            self.strips = None if policy == "whole" else StripPolicy.parse(policy)
 
     def prepare(self, model: Model, s: Settings) -> MemoryPlan:
         """Plan a call, before any work. Raises MemoryBudgetError."""
@@ -29,7 +39,9 @@ class Keeper:
         if key not in self._plans:
             while len(self._plans) >= PLANS:
                 del self._plans[next(iter(self._plans))]
-            self._plans[key] = plan(model, s, self.budget)
+            self._plans[key] = plan(model, s, self.budget, strips=self.strips)
+            forget_geometry()  # what planning left behind
+            trim()
         self.plan = made = self._plans[key]
         unet: Any = model.unet.backend
         unet.stream.keep = made.of(stages.DENOISING).resident
@@ -40,6 +52,7 @@ class Keeper:
         if self._stage and self._stage != name:
             for network, component in networks(model, self._stage):
                 leave(network, component)
+            trim()
         self._stage = name
         vae: Any = model.vae.backend
         vae.strips = self.plan.of(name).stage.strips if name == stages.DECODING and self.plan is not None else None

@@ -19,7 +19,7 @@ def size_of(text: str) -> int:
     """Bytes. ValueError says what the text should be."""
     match = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]{0,2})\s*", text, re.ASCII)
     if match is None or match[2].lower() not in _UNITS or float(match[1]) <= 0:
-        raise ValueError("a size such as 300MB or 1.5GB, or auto")
+        raise ValueError("a size such as 300MB or 1.5GB")
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 

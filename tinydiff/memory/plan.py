@@ -12,22 +12,24 @@ the price of time. So a budget is met first by strips in the VAE, then by keepin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tinydiff.arguments import Settings
 from tinydiff.errors import MemoryBudgetError
 from tinydiff.loading import Model
 from tinydiff.memory import stages
 from tinydiff.memory.limits import MB
-from tinydiff.memory.process import Resident, resident
+from tinydiff.memory.process import Resident, resident, trim
 from tinydiff.memory.stages import Stage
 from tinydiff.memory.stream import AHEAD
-from tinydiff_kernels import native
+from tinydiff_kernels import native, warm
 from tinydiff_kernels.compiled.strip_plan import plan_strips
+from tinydiff_kernels.compiled.strips import StripPolicy
 
 # What a process adds to itself once it computes: kernels loaded, threads, the tokenizer's words, Pillow. Measured on
 # x86-64 with CPython 3.11: kernels compiled by Numba and found in its cache, and compiled ahead of time.
 GROWTH = {"jit": Resident(30 * MB, 24 * MB), "native": Resident(10 * MB, 8 * MB)}
+TYPICAL = Resident(90 * MB, 95 * MB)  # of a process with its kernels loaded by Numba
 READ_RATE = 1e9  # bytes a second that storage is taken to deliver; phones of 2020 and later have 1 to 2 GB/s
 PICTURE_COPIES = 5  # float32 images beside the result: planes, 0 to 1, bytes, PNG
 
@@ -77,22 +79,37 @@ class MemoryPlan:
         return next(stage for stage in self.stages if stage.stage.name == name)
 
 
-def plan(model: Model, s: Settings, budget: int | None, base: Resident | None = None) -> MemoryPlan:
-    """The plan of a call. Raises MemoryBudgetError where the budget is too small for it."""
-    base = resident() if base is None else base
+def plan(
+    model: Model,
+    s: Settings,
+    budget: int | None,
+    *,
+    base: Resident | None = None,
+    copied: bool = False,
+    strips: StripPolicy | Literal["any"] | None = "any",
+) -> MemoryPlan:
+    """The plan of a call. Raises MemoryBudgetError where the budget is too small for it.
+
+    `base`: of the process when work starts, measured here if None. `copied`: integer weights will come from a packed
+    copy. `strips`: how the VAE shall decode, whatever the budget (a picture that is gone on with).
+    """
+    base = process_now() if base is None else base
     growth = GROWTH["jit" if native.library()[0] is None else "native"]
     keep = budget is None
-    first = stages.text_stage(model, s, keep), stages.unet_stage(model, s, keep)
+    first = stages.text_stage(model, s, keep, copied), stages.unet_stage(model, s, keep, copied)
     fixed, libraries = base.anonymous + growth.anonymous, base.file + growth.file
 
     def planned(decoder: Stage, limit: int | None) -> tuple[StagePlan, ...]:
         return _planned(fixed, libraries, budget=limit, stages=(*first, decoder))
 
-    whole = stages.vae_stage(model, s, keep)
+    whole = stages.vae_stage(model, s, keep, None, copied)
+    if strips != "any":
+        found = planned(stages.vae_stage(model, s, keep, strips, copied), budget)
+        return MemoryPlan(budget, base, growth, found, most(found), _again(found, s) if budget else 0.0, 0.0)
     if budget is None:
         found = planned(whole, None)
         return MemoryPlan(budget, base, growth, found, max(x.total for x in found), 0.0, 0.0)
-    least, least_work = _decoder(model, s, 0)
+    least, least_work = _decoder(model, s, 0, copied)
     if most(planned(whole, 0)) <= most(planned(least, 0)):  # the decoder is not what binds, or strips gain nothing
         least, least_work = whole, 0.0
     smallest = most(planned(least, 0))
@@ -104,12 +121,28 @@ def plan(model: Model, s: Settings, budget: int | None, base: Resident | None = 
             break
         last = planned(whole, 0)[-1]
         room = budget - last.file - last.anonymous + whole.arena
-        decoder, extra = _decoder(model, s, int(room * (1 - spare)))
+        decoder, extra = _decoder(model, s, int(room * (1 - spare)), copied)
     if most(planned(decoder, budget)) > budget:
         decoder, extra = least, least_work
     found = planned(decoder, budget)
-    again = found[1].streamed * (s.steps - 1)
-    return MemoryPlan(budget, base, growth, found, smallest, again / READ_RATE, extra)
+    return MemoryPlan(budget, base, growth, found, smallest, _again(found, s), extra)
+
+
+def process_now() -> Resident:
+    """This process with all kernels loaded, as it will be when work starts."""
+    warm.load()
+    trim()
+    return resident()
+
+
+def process_at_work() -> Resident:
+    """The same; of a process that has not compiled its kernels yet, what is typical then."""
+    return TYPICAL if warm.missing() else process_now()
+
+
+def _again(found: tuple[StagePlan, ...], s: Settings) -> float:
+    """Seconds of reading weights again at every step but the first."""
+    return found[1].streamed * (s.steps - 1) / READ_RATE
 
 
 def most(found: tuple[StagePlan, ...]) -> int:
@@ -117,22 +150,20 @@ def most(found: tuple[StagePlan, ...]) -> int:
     return max(stage.total for stage in found)
 
 
-def _decoder(model: Model, s: Settings, arena: int) -> tuple[Stage, float]:
+def _decoder(model: Model, s: Settings, arena: int, copied: bool) -> tuple[Stage, float]:
     """The decoder in strips, with the least work whose activations fit in `arena` bytes, and its extra work."""
     backend: Any = model.vae.backend
     forward, kinds = stages.forward_of_vae(model, s), stages.kinds_of(backend)
     strips = plan_strips(forward, kinds, budget=max(arena, 0), threads=backend.threads)
-    return stages.vae_stage(model, s, False, strips.policy), strips.extra_work
+    return stages.vae_stage(model, s, False, strips.policy, copied), strips.extra_work
 
 
-def _planned(
-    fixed: int, libraries: int, *, budget: int | None, stages: tuple[Stage, ...]
-) -> tuple[StagePlan, ...]:
-    """Each stage on top of what those before it left: the arena stays as large as it was, tables stay too."""
-    made, arena, tables = [], 0, 0
+def _planned(fixed: int, libraries: int, *, budget: int | None, stages: tuple[Stage, ...]) -> tuple[StagePlan, ...]:
+    """Each stage on top of what those before it left: the arena stays as large as it was."""
+    made, arena = list[StagePlan](), 0
     for stage in stages:
-        arena, tables = max(arena, stage.arena), tables + stage.tables
-        anonymous = fixed + arena + tables + stage.kept + stage.results
+        arena = max(arena, stage.arena)
+        anonymous = fixed + arena + stage.tables + stage.kept + stage.results
         if stage.name == stages[-1].name:
             anonymous += PICTURE_COPIES * stage.results
         least = min(stage.largest, stage.mapped)
@@ -148,9 +179,7 @@ def _planned(
     return tuple(made)
 
 
-def _refusal(
-    model: Model, s: Settings, budget: int, smallest: int, found: tuple[StagePlan, ...]
-) -> MemoryBudgetError:
+def _refusal(model: Model, s: Settings, budget: int, smallest: int, found: tuple[StagePlan, ...]) -> MemoryBudgetError:
     """Names the smallest budget that would do, and what lowers it."""
     worst = max(found, key=lambda stage: stage.total)
     needed = -(-smallest // MB)
@@ -159,12 +188,12 @@ def _refusal(
         ways.append("a TAESD as vae (--vae)")
     if worst.stage.name == stages.DENOISING and worst.window > 8 * MB:
         ways.append("int8 or int4 weights (--weights)")
-    ways.append("a smaller picture (--size)" if s.images == 1 else "fewer pictures at once (--batch) or smaller ones (--size)")
+    ways.append(
+        "a smaller picture (--size)" if s.images == 1 else "fewer pictures at once (--batch) or smaller ones (--size)"
+    )
     hint = f"memory={needed}MB is the least for {s.width}x{s.height}; it is lowered by {' or '.join(ways)}"
     reason = (
         f"{worst.stage.name} takes {worst.anonymous // MB} MB beside files and {worst.file // MB} MB of files, "
         f"the budget is {budget // MB} MB"
     )
     return MemoryBudgetError(f"memory={budget // MB}MB is too small: {reason}", needed=smallest, hint=hint)
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import threading
 from types import TracebackType
@@ -29,6 +31,14 @@ def resident() -> Resident:
     return Resident(total - shared, shared)
 
 
+def trim() -> None:
+    """Give freed memory back to the system, where the C library can (glibc keeps it otherwise)."""
+    gc.collect()
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back is not None:
+        give_back(0)
+
+
 class Peaks:
     """The largest `resident` of each stage, looked at from a thread. Use as a context; `stage(name)` begins one."""
 
@@ -50,7 +60,7 @@ class Peaks:
             now, name = resident(), self._stage
             if name:
                 before = self.peaks.get(name, now)
-                self.peaks[name] = Resident(*map(max, before, now))  # type: ignore[arg-type]
+                self.peaks[name] = Resident(*map(max, before, now))
 
     def _watch(self) -> None:
         while not self._stop.wait(PERIOD):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tinydiff.memory.limits import MB
@@ -51,8 +52,8 @@ def lines(plan: MemoryPlan) -> list[str]:
     found = [head]
     for p in plan.stages:
         s = p.stage
-        row = f"{s.name:<14}{_mb(p.anonymous):>10}{_mb(p.file):>8}{_mb(p.total):>8}{_mb(s.arena):>8}   {_weights(p, plan)}"
-        found.append(row)
+        figures = f"{_mb(p.anonymous):>10}{_mb(p.file):>8}{_mb(p.total):>8}{_mb(s.arena):>8}"
+        found.append(f"{s.name:<14}{figures}   {_weights(p, plan)}")
     decoder = plan.stages[-1].stage
     if decoder.strips is None:
         found.append("VAE: the whole image at once, everything stored")
@@ -62,7 +63,9 @@ def lines(plan: MemoryPlan) -> list[str]:
             f"VAE: strips of {decoder.strips.lines} lines, {modes.count('k')} results stored and {modes.count('.')} "
             f"recomputed; {plan.extra_work:.0%} more work"
         )
-    found.append(f"peak: {_mb(plan.peak.total)} MB in the {plan.peak.stage.name}, {_mb(plan.anonymous)} of it anonymous")
+    found.append(
+        f"peak: {_mb(plan.peak.total)} MB in the {plan.peak.stage.name}, {_mb(plan.anonymous)} of it anonymous"
+    )
     if plan.budget is not None:
         found.append(f"budget: {_mb(plan.budget)} MB; the smallest that would do: {_mb(plan.smallest)} MB")
         found.append(f"extra time: {plan.extra_seconds:.1f} s of reading weights again (at 1 GB/s)")
@@ -83,7 +86,24 @@ def _mb(nbytes: int) -> int:
     return -(-nbytes // MB)
 
 
-def words(plan: MemoryPlan) -> str:
+def timing_lines(timings: Mapping[str, Any], memory: Mapping[str, Any]) -> list[str]:
+    """Seconds and memory of each stage, beside the plan where there was one."""
+    seconds = {"text encoder": timings["text"], "denoising": sum(timings["steps"]), "VAE decode": timings["decode"]}
+    found = []
+    for name, stage in memory["stages"].items():
+        line = f"{name}: {seconds.get(name, 0.0):.2f} s, peak {_mb(stage['anonymous'])} MB anonymous"
+        if "planned_anonymous" in stage:
+            line += f" (planned {_mb(stage['planned_anonymous'])})"
+        line += f", {_mb(stage['file'])} MB of files"
+        if "planned_file" in stage:
+            line += f" (planned {_mb(stage['planned_file'])})"
+        found.append(line)
+    return found
+
+
+def words(plan: MemoryPlan | None) -> str:
     """What of a plan decides how a picture is computed, in one line: for its PNG text and its journal."""
+    if plan is None:
+        return ""
     strips, budget = plan.stages[-1].stage.strips, plan.budget or 0
     return f"{_mb(budget)} MB, VAE {'whole' if strips is None else strips}"

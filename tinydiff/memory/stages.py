@@ -25,7 +25,9 @@ from tinydiff_kernels.compiled.weights import kind_in_use
 from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul import descriptor as d
 
-ACTION_BYTES = 3072  # of Python objects for one launch: its words, links, the list they are in (measured: 1.7 to 2.9 kB)
+ACTION_BYTES = (
+    3072  # of Python objects for one launch: its words, links, the list they are in (measured: 1.7 to 2.9 kB)
+)
 TEXT, DENOISING, DECODING = "text encoder", "denoising", "VAE decode"  # as `pipeline.STAGES`
 
 
@@ -44,7 +46,7 @@ class Stage:
     strips: StripPolicy | None = None
 
 
-def text_stage(model: Model, s: Settings, keep: bool) -> Stage:
+def text_stage(model: Model, s: Settings, keep: bool, copied: bool = False) -> Stage:
     """One prompt at a time through each encoder; the arena is that of the larger one."""
     parts = []
     for tokenizer, encoder in model.text.pairs:
@@ -52,11 +54,11 @@ def text_stage(model: Model, s: Settings, keep: bool) -> Stage:
         skip = (s.clip_skip or 0) + (1 if encoder.penultimate else 0)
         out = encoder.forward(dry, np.zeros((1, tokenizer.max_length), np.int64), min(skip, encoder.config.layers - 1))
         assert out.normed.array is not None
-        parts.append(_stage(TEXT, dry))
+        parts.append(_stage(TEXT, dry, copied=copied))
     return _together(parts)
 
 
-def unet_stage(model: Model, s: Settings, keep: bool) -> Stage:
+def unet_stage(model: Model, s: Settings, keep: bool, copied: bool = False) -> Stage:
     """The first step, which computes the keys and values of the prompt too, and a later one."""
     dry = dry_of(model.unet.backend, keep)
     unet, vae = copy.copy(model.unet), model.vae.config
@@ -73,16 +75,16 @@ def unet_stage(model: Model, s: Settings, keep: bool) -> Stage:
         model.few_steps.switch(s.few_steps)
     for _ in range(2):
         guided(x, 0.0, 0.0)
-    return _stage(DENOISING, dry)
+    return _stage(DENOISING, dry, copied=copied)
 
 
 def _pooled(model: Model) -> Any:
     if model.unet.config.text_time is None:
         return None
-    return np.zeros(cast(int, model.text.pairs[-1][1].config.projection_dim), np.float32)
+    return np.zeros(cast("int", model.text.pairs[-1][1].config.projection_dim), np.float32)
 
 
-def vae_stage(model: Model, s: Settings, keep: bool, strips: StripPolicy | None = None) -> Stage:
+def vae_stage(model: Model, s: Settings, keep: bool, strips: StripPolicy | None = None, copied: bool = False) -> Stage:
     """Decoding of all images at once."""
     dry = dry_of(model.vae.backend, keep)
     dry.strips = strips
@@ -90,12 +92,12 @@ def vae_stage(model: Model, s: Settings, keep: bool, strips: StripPolicy | None 
     vae.backend = dry
     c = vae.config
     vae.decode(np.zeros((s.images, c.latent_channels, s.height // c.factor, s.width // c.factor), np.float32))
-    return _stage(DECODING, dry, strips)
+    return _stage(DECODING, dry, strips, copied=copied)
 
 
 def dry_of(backend: Any, keep: bool) -> Dry:
     """A backend that plans what `backend` would run."""
-    real = cast(Compiled, backend)
+    real = cast("Compiled", backend)
     return Dry(real.kind_of, threads=real.threads, keep=keep)
 
 
@@ -113,7 +115,8 @@ def forward_of_vae(model: Model, s: Settings) -> Callable[[Any], Any]:
     return lambda backend: model.vae.forward_decode(backend, rows_from_nchw(zeros))
 
 
-def _stage(name: str, dry: Dry, strips: StripPolicy | None = None) -> Stage:
+def _stage(name: str, dry: Dry, strips: StripPolicy | None = None, *, copied: bool = False) -> Stage:
+    """`copied`: integers that are made at load come from a packed copy, which is mapped."""
     programs = list(dry.programs.values())
     schedules = [Schedule(program, 0) for program in programs]
     return Stage(
@@ -121,8 +124,8 @@ def _stage(name: str, dry: Dry, strips: StripPolicy | None = None) -> Stage:
         arena=max(program.arena_bytes for program in programs),
         tables=table_bytes(programs),
         results=sum(value.nbytes for program in programs for value in program.outputs),
-        kept=dry.shapes.anonymous,
-        mapped=max(schedule.nbytes for schedule in schedules),
+        kept=dry.shapes.anonymous + (0 if copied else dry.shapes.quantised),
+        mapped=max(schedule.nbytes for schedule in schedules) + (dry.shapes.quantised if copied else 0),
         largest=max(schedule.largest for schedule in schedules),
         work=sum(a.work for p in programs for a in p.actions if isinstance(a, Launch)),
         strips=strips,

@@ -270,4 +270,5 @@ class _Reader:
     def finish(self) -> None:
         unknown = [name for name in self._left if not name.startswith(PADDING)]
         if unknown:
-            raise ModelFileError(self.path, f"has {len(unknown)} tensors that its metadata lacks", tensor=unknown[0])
+            others = f" ({len(unknown) - 1} others too)" if len(unknown) > 1 else ""
+            raise ModelFileError(self.path, f"is in the file, but not in its metadata{others}", tensor=unknown[0])

@@ -22,6 +22,7 @@ from tinydiff_kernels.compiled.strip_schedule import Schedule
 from tinydiff_kernels.compiled.strips import StripPolicy
 from tinydiff_kernels.compiled.trace import Step, Trace, Value
 from tinydiff_kernels.compiled.weights import KindOf, PackedWeights
+from tinydiff_kernels.matmul.geometry import forget_geometry
 from tinydiff_kernels.ref.quantise import FLIP
 from tinydiff_kernels.rows import Array, Rows
 
@@ -103,8 +104,9 @@ class Compiled(Backend):
         self._trace = Trace()
 
     def forget(self) -> None:
-        """Give back programs and packed weights: the next run makes them anew."""
+        """Give back programs, their geometry and packed weights: the next run makes them anew."""
         self.programs.clear()
+        forget_geometry()
         self._weights = PackedWeights(self.kind_of, keep=self._keep)
 
     def run(self, operation: op.Operation) -> Rows:

@@ -40,11 +40,12 @@ class Dry(Compiled):
 
 
 class ShapesOfWeights(PackedWeights):
-    """Packed weights as views of one zero. `anonymous`: bytes that the real ones would take beside their file."""
+    """Packed weights as views of one zero. Bytes that the real ones would take beside their file: `quantised` by
+    integers that are made at load, `anonymous` by all else."""
 
     def __init__(self, kind_of: KindOf, *, keep: bool = True) -> None:
         super().__init__(kind_of, keep=keep)
-        self.anonymous = 0
+        self.anonymous = self.quantised = 0
 
     def packed(self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None) -> Packed | Unpacked:
         kind, shape = self._kind(weight, parity), weight.weight.shape
@@ -59,7 +60,11 @@ class ShapesOfWeights(PackedWeights):
         def make() -> Packed:
             packed = packed_shape(shape, kind, gated=gated)
             parts = (packed.data, packed.scales, packed.sums, packed.group_scales)
-            self.anonymous += sum(part.nbytes for part in parts if part is not None)
+            nbytes = sum(part.nbytes for part in parts if part is not None)
+            if packed.scales is None:
+                self.anonymous += nbytes
+            else:
+                self.quantised += nbytes
             return packed
 
         made: Packed = self._once((id(weight), gated, parity), weight, make)

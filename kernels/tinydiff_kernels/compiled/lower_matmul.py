@@ -104,8 +104,9 @@ def _further(buffer: Buffer | None, nbytes: int) -> Any:
 
 
 def _launch(b: Builder, packed: Packed | Panels, geometry: Geometry, x: Operand, e: Epilogue, output: Any) -> None:
+    sizes: Any = packed
     fields = matmul_fields(
-        packed,
+        sizes,
         geometry,
         input=x.buffer,
         output=output,

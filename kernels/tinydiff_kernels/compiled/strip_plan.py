@@ -29,6 +29,7 @@ from tinydiff_kernels.rows import Array, Rows
 Forward = Callable[[Backend], Rows]
 MOST_LINES, FEWEST_LINES = 64, 8
 EXACT_WORK = 0.3  # extra work beyond which 16 bits are taken instead
+SMALL = 1 / 64  # of the whole image's arena: not worth a thought
 CROWDED = 0.9  # share of the largest use of memory from which on a moment's values are candidates
 SHARPNESS = 16  # of the smooth maximum over moments: two equal peaks are lowered one after the other
 
@@ -162,20 +163,32 @@ class _Planner:
         return StripPolicy(MOST_LINES, modes)
 
     def _moved(self, policy: StripPolicy, indices: Iterable[int], up: bool) -> list[StripPolicy]:
-        """Policies one step from this one: a value kept in other ways, or strips of other heights."""
+        """Policies one step from this one: a value kept in other ways, or all values of its shape (one takes the
+        other's place in memory only where both are kept alike), or strips of other heights."""
         order = [RECOMPUTE, SHORTEN, KEEP] if self.rounding else [RECOMPUTE, KEEP]
         lines, modes = policy.lines, policy.modes
+        alike: dict[Any, list[int]] = {}
         moves = []
-        for i in indices:
-            if not isinstance(self.trace.steps[i].operation, DEFERRED) and by_lines(self.trace.steps[i]):
-                now = order.index(modes[i])
+        for i in filter(self._matters, indices):
+            now, value = order.index(modes[i]), self.trace.steps[i].output
+            alike.setdefault((value.grid, value.channels, now), []).append(i)
+            others = order[now + 1 :] if up else order[:now]
+            moves += [StripPolicy(lines, _with(modes, [i], mode)) for mode in others]
+        for (_, _, now), members in alike.items():
+            if len(members) > 1:
                 others = order[now + 1 :] if up else order[:now]
-                moves += [StripPolicy(lines, modes[:i] + mode + modes[i + 1 :]) for mode in others]
+                moves += [StripPolicy(lines, _with(modes, members, mode)) for mode in others if mode != RECOMPUTE]
         if lines > FEWEST_LINES and not up:
             moves.append(StripPolicy(lines // 2, modes))
         if lines < MOST_LINES and up:
             moves.append(StripPolicy(2 * lines, modes))
         return moves
+
+    def _matters(self, index: int) -> bool:
+        """Whether there is a choice for a step's result, and it is large."""
+        step = self.trace.steps[index]
+        free = not isinstance(step.operation, DEFERRED) and by_lines(step)
+        return free and step.output.nbytes >= SMALL * self.whole.arena
 
     def lower(self, state: _State) -> _State | None:
         """The next rung: the least work for what it gives."""
@@ -211,6 +224,10 @@ class _Planner:
                     smallest = state.arena
                     yield state
                 state = self.lower(state)
+
+
+def _with(modes: str, indices: list[int], mode: str) -> str:
+    return "".join(mode if i in indices else old for i, old in enumerate(modes))
 
 
 def ladder(forward: Forward, kind_of: KindOf, *, threads: int) -> list[StripPlan]:

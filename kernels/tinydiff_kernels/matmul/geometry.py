@@ -100,3 +100,9 @@ def upsample_weights(weight: NDArray[np.float32], parity: tuple[int, int]) -> ND
     left, middle, right = (tall[..., i] for i in range(3))
     pair = (left + middle, right) if b else (left, middle + right)
     return np.ascontiguousarray(np.stack(pair, 3))
+
+
+def forget_geometry() -> None:
+    """Give the memory of geometries back that no program uses."""
+    for kept in (image_offsets, row_offsets, linear_geometry, conv_geometry, upsample_geometry):
+        kept.cache_clear()
