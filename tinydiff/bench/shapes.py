@@ -129,6 +129,6 @@ def collect(config: Mapping[str, Any], size: int, batch: int = 1) -> Counter[Sha
     """Shapes of one step, decode or prompt, in the order in which they first occur."""
     backend, seen = Dry(lambda _weight: "f32", threads=1), Counting()
     call = caller(config, build(config, Parameters.declare(), backend), size, batch)
-    backend.observers = (seen,)
+    backend.observers = [seen]
     call()
     return seen.shapes
