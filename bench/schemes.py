@@ -144,7 +144,7 @@ def of_random(folder: Path, size: int) -> Callable[[Scheme], float]:
     tensors = open_safetensors(folder / "unet" / "diffusion_pytorch_model.safetensors").tensors
     unet = UNet(UNetConfig.from_json(config, "unet"), Parameters(tensors, "unet"), Reference())
     rng = np.random.default_rng(0)
-    sample = rng.standard_normal((1, unet.in_channels, size // 8, size // 8), np.float32)
+    sample = rng.standard_normal((1, config["in_channels"], size // 8, size // 8), np.float32)
     context = rng.standard_normal((1, 77, config["cross_attention_dim"]), np.float32)
     exact = unet(sample, 500.0, context)
 
