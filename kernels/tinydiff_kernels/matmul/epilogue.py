@@ -167,7 +167,8 @@ def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int
             for row in range(first, min(rows, first + block_rows), tile_rows):
                 inside = min(tile_rows, rows - row)
                 for panel in range(first_panel, min(panels, first_panel + block_panels), tile_panels):
-                    ask_for_output(desc, row, inside, 4 * width * panel, 4 * width * tile_panels)
+                    if tile_panels > 1:  # a tile of one panel is slow enough for the CPU to find its lines itself
+                        ask_for_output(desc, row, inside, 4 * width * panel, 4 * width * tile_panels)
                     multiply(desc, row // tile_rows, panel, panels, scratch)
                     for beside in range(min(tile_panels, panels - panel)):
                         finish(desc, row, inside, panel + beside, scratch + 64 * beside, 64 * tile_panels, edge)
