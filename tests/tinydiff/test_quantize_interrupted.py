@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from pathlib import Path
@@ -100,6 +101,22 @@ def test_two_at_once(model: Path, tmp_path: Path) -> None:
 
     quantize(open_model(model), path, RECIPE, second)
     assert "is being written by another process" in told[0]
+    assert names(tmp_path) == ["x.safetensors"]
+
+
+def test_the_other_finishes_first(model: Path, wanted: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of the partial file and its lock it becomes the whole one: that is not touched."""
+    path, real = tmp_path / "x.safetensors", partial_file.PartialFile.lock
+
+    def lock(self: partial_file.PartialFile) -> None:
+        os.replace(self.partial, path)
+        path.write_bytes(wanted)
+        real(self)
+
+    monkeypatch.setattr(partial_file.PartialFile, "lock", lock)
+    with pytest.raises(ModelFileError, match="is being written by another process"):
+        quantize(open_model(model), path, RECIPE)
+    assert path.read_bytes() == wanted
     assert names(tmp_path) == ["x.safetensors"]
 
 
