@@ -126,12 +126,6 @@ def main() -> None:
         before = {p: p.read_bytes() for p in model.rglob("*") if p.is_file()}
         total = counted(model, target, CALLS)
         wanted = target.read_bytes()
-        for name in CALLS:
-            target.write_bytes(b"old")
-            at = 1
-            while fails_cleanly(model, target, name, at, wanted):
-                at += 1
-            print(f"{name}: failed at each of its {at - 1} calls")
         for at in [max(total * i // 50, 1) for i in range(50)]:
             target.unlink(missing_ok=True)
             killed(model, target, at)
@@ -139,13 +133,20 @@ def main() -> None:
             quantize(open_model(model), target, RECIPE, force=True)
             assert target.read_bytes() == wanted
             assert [p.name for p in target.parent.iterdir()] == [target.name]
-        print(f"killed at 50 of {total} calls, went on, same bytes")
-        assert before == {p: p.read_bytes() for p in model.rglob("*") if p.is_file()}
+        print(f"killed at 50 of {total} calls, went on, same bytes", flush=True)
         small_disk(model, Path(folder) / "disk", len(wanted))
+        for name in CALLS:
+            target.write_bytes(b"old")
+            at = 1
+            while fails_cleanly(model, target, name, at, wanted):
+                at += 1
+            print(f"{name}: failed at each of its {at - 1} calls", flush=True)
+        assert before == {p: p.read_bytes() for p in model.rglob("*") if p.is_file()}
 
 
 def small_disk(model: Path, disk: Path, size: int) -> None:
     """A disk on which the file does not fit: told before, and met in the middle where it fills up meanwhile."""
+    usual = partial_file.RESERVE
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size // 2}", "tmpfs", disk], check=True)
     try:
@@ -156,6 +157,7 @@ def small_disk(model: Path, disk: Path, size: int) -> None:
                 quantize(open_model(model), disk / "x.safetensors", RECIPE)
             assert not list(disk.iterdir())
     finally:
+        partial_file.RESERVE = usual
         subprocess.run(["umount", disk], check=True)
     print("a full disk: refused before, and cleaned up after")
 

@@ -80,7 +80,7 @@ def plan(source: ModelSource, recipe: Recipe) -> Packing:
     model = build(source, weights="auto", backend="reference", prediction_type="epsilon" if unsaid else None)
     plans = plan_packing(model)
     extra = {f"{n}/vocabulary": v for n, t in source.tokenizers.items() if (v := _vocabulary(t)) is not None}
-    tables = {t.name: _wide(t, "plain", recipe) for p in plans for t in p.tables}
+    tables = {f"{p.component.name}/{t.name}": _wide(t, "plain", recipe) for p in plans for t in p.tables}
     options = _options(source, plans, recipe)
 
     def packing(formats: Mapping[str, LayerFormat]) -> Packing:
@@ -183,7 +183,8 @@ def _tensors(
                 if not p.big:
                     yield f"{key}.{p.name}", p.dtype, p.shape
         for tensor in part.tables:
-            yield f"{component}/{tensor.name}", tables[tensor.name].upper(), tensor.shape
+            key = f"{component}/{tensor.name}"
+            yield key, tables[key].upper(), tensor.shape
         for key, layer in layers:
             for p in layer.parts():
                 if p.big:

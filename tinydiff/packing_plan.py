@@ -20,6 +20,7 @@ from tinydiff_kernels.handles import EmbeddingWeight, MatmulWeight, NormWeight, 
 from tinydiff_kernels.plan import Plan
 from tinydiff_kernels.rows import Grid, Rows
 from tinydiff_weights.packed_tensors import AnyTensor
+from tinydiff_weights.safetensors import StoredTensor
 from tinydiff_weights.source import Component
 
 ORDER = ("text_encoder", "text_encoder_2", "unet", "vae")  # of a picture
@@ -78,7 +79,8 @@ def _component(component: Component, model: Model) -> ComponentPlan:
         elif isinstance(operation, op.Conv) and operation.upsample_to is not None and operation.doubles:
             uses[operation.weight.name] = "upsampled"
     ordered = {**order, **weights}  # what no pass used comes last
-    tensors, layers, tables, vectors = component.tensors, list[LayerUse](), list[AnyTensor](), list[AnyTensor]()
+    layers, tables, vectors = list[LayerUse](), list[AnyTensor](), list[AnyTensor]()
+    tensors = {n: t.renamed(n) if isinstance(t, StoredTensor) else t for n, t in component.tensors.items()}
     for name, weight in ordered.items():
         if isinstance(weight, MatmulWeight):
             found, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias") if weight.bias is not None else None

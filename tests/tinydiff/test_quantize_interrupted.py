@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +106,51 @@ def test_two_at_once(model: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == ["x.safetensors"]
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_fails(model: Path, wanted: bytes, tmp_path: Path, name: str) -> None:
-    path = tmp_path / "x.safetensors"
-    total = counted(model, path, (name,))
+def test_the_other_finishes_first(model: Path, wanted: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of the partial file and its lock it becomes the whole one: that is not touched."""
+    path, real = tmp_path / "x.safetensors", partial_file.PartialFile.lock
+
+    def lock(self: partial_file.PartialFile) -> None:
+        os.replace(self.partial, path)
+        path.write_bytes(wanted)
+        real(self)
+
+    monkeypatch.setattr(partial_file.PartialFile, "lock", lock)
+    with pytest.raises(ModelFileError, match="is being written by another process"):
+        quantize(open_model(model), path, RECIPE)
     assert path.read_bytes() == wanted
+    assert names(tmp_path) == ["x.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def totals(model: Path) -> Counter[str]:
+    """How often an undisturbed run makes each call."""
+    found, path = Counter[str](), model.parent / "counted.safetensors"
     path.write_bytes(b"old")
-    for at in sorted({1, 2, total // 2, total}):
-        assert fails_cleanly(model, path, name, at, wanted) == (at <= total)
+
+    def counting(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            found[name] += 1
+            return real(*args, **kwargs)
+
+        return call
+
+    source = open_model(model)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CALLS:
+            patch.setattr(os, name, counting(name, getattr(os, name)))
+        quantize(source, path, RECIPE, force=True)
+    return found
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_fails(model: Path, wanted: bytes, totals: Counter[str], tmp_path: Path, name: str) -> None:
+    """The first, the last, and of many one in the middle."""
+    path, total = tmp_path / "x.safetensors", totals[name]
+    assert total > 0
+    path.write_bytes(b"old")
+    for at in sorted({1, total // 2, total} if total > 30 else {1, total}):
+        assert fails_cleanly(model, path, name, at, wanted)
 
 
 def test_no_memory(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,10 @@ SYNC_BYTES = 32 * 2**20  # written between two visits to the disk
 RESERVE = 16 * 2**20  # bytes that stay free
 
 
+class BusyError(ModelFileError):
+    """Another process writes the same file."""
+
+
 class PartialFile:
     """Made by `open_partial`. `done`: what the journal says of the pieces that are written, by name."""
 
@@ -41,14 +45,18 @@ class PartialFile:
         self._log = -1
 
     def lock(self) -> None:
-        """ModelFileError where another process has it."""
+        """BusyError where another process has it."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ModelFileError(self.target, "is being written by another process") from None
+            raise BusyError(self.target, "is being written by another process") from None
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK):
                 raise  # some file systems of phones know no locks
+        # Whoever was faster may have finished meanwhile: then what is open here is the whole file, under its name.
+        here = os.fstat(self._file)
+        if not self.partial.exists() or not os.path.samestat(here, os.stat(self.partial)):
+            raise BusyError(self.target, "is being written by another process")
 
     def start(self) -> None:
         """Take up what is there, or begin anew. OSError, ModelFileError."""
@@ -148,13 +156,13 @@ def open_partial(target: Path, size: int, key: str) -> Iterator[PartialFile]:
     try:
         with worded(target):
             partial.lock()
-        try:
-            with worded(target):
-                partial.start()
-                yield partial
-        except Exception:
-            partial.remove()
-            raise
+            partial.start()
+            yield partial
+    except BusyError:
+        raise
+    except Exception:
+        partial.remove()
+        raise
     finally:
         partial.close()
 
