@@ -196,12 +196,9 @@ def random_cases(count: int, seed: int) -> list[Case]:
     for number in range(count):
         base = rng.choice([c for c in CASES if c.model and "sdxl" not in c.name])
         side, other = rng.choice([256, 320, 384, 448]), rng.choice([256, 320, 384])
-        made.append(
-            replace(
-                base, name=f"random-{number}-{base.name}", size=f"{side}x{other}", limit=rng.choice([300, 400, 600, 900]),
-                steps=rng.choice([1, 2]),
-            )  # fmt: skip
-        )
+        limit, steps = rng.choice([300, 400, 600, 900]), rng.choice([1, 2])
+        name = f"random-{number}-{base.name}"
+        made.append(replace(base, name=name, size=f"{side}x{other}", limit=limit, steps=steps))
     return made
 
 

@@ -33,7 +33,7 @@ class JournalError(TinyDiffError):
 
 
 class MemoryBudgetError(TinyDiffError):
-    """The picture does not fit into the memory allowed; raised before any work starts. `needed`: bytes that would do."""
+    """The picture does not fit into the memory allowed; raised before any work. `needed`: bytes that would do."""
 
     def __init__(self, reason: str, *, needed: int = 0, hint: str | None = None):
         self.reason, self.needed, self.hint = reason, needed, hint

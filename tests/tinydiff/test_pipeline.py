@@ -14,7 +14,7 @@ from miniatures import write_folder
 import tinydiff
 from tinydiff.arguments import settle, settle_scheduler
 from tinydiff.conditioning import Conditioning, Prompt, combine
-from tinydiff.errors import Cancelled, InvalidArgumentError, ModelFileError, NonFiniteError, NotYetError
+from tinydiff.errors import Cancelled, InvalidArgumentError, ModelFileError, NonFiniteError
 from tinydiff.loading import trial_prediction
 from tinydiff.pipeline import start_loop
 from tinydiff.rng import Generator
@@ -91,8 +91,8 @@ def test_weights_backend_and_vae_options(folder: Path, tmp_path: Path) -> None:
     with_tiny = tinydiff.Pipeline.from_pretrained(folder, vae=small / "vae", backend="reference", weights="float32")
     assert type(with_tiny.vae).__name__ == "TinyVAE"
     assert with_tiny("a cat", **{**CALL, "output_type": "np"}).images.shape == (1, 64, 64, 3)
-    with pytest.raises(NotYetError):
-        tinydiff.Pipeline.from_pretrained(folder, memory="300MB")
+    with pytest.raises(InvalidArgumentError, match="memory must be a size"):
+        tinydiff.Pipeline.from_pretrained(folder, memory="a lot")
     for weights in ("int8", "int4"):
         with pytest.raises(InvalidArgumentError, match=f"weights='{weights}' needs the backend 'numba'"):
             tinydiff.Pipeline.from_pretrained(folder, weights=weights, backend="reference")
