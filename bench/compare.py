@@ -23,6 +23,7 @@ AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "DNNL_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # torch's linear layers and attention
     "OPENBLAS_CORETYPE": "Haswell",
     "TINYDIFF_PATH": "avx2",
 }
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--avx2", action="store_true")
+    parser.add_argument("--hold", action="store_true", help="when all are loaded, wait for a line on standard input")
     parser.add_argument("--peers", default=sys.executable, help="Python of the peers")
     parser.add_argument("--file", help="single file for stable-diffusion.cpp")
     options = parser.parse_args()
@@ -97,10 +99,14 @@ def main() -> None:
     try:
         for program in programs:
             program.ready()
+        if options.hold:
+            print("all loaded", flush=True)
+            sys.stdin.readline()
         for _ in range(options.rounds):
             for program in programs:
                 time.sleep(SETTLE)
                 program.run()
+            print("round", *(f"{program.seconds[-1]:.3f}" for program in programs), flush=True)
     finally:
         for program in programs:
             program.end()

@@ -61,10 +61,11 @@ def operand(kind: str, rng: np.random.Generator, *shape: int) -> Any:
 
 
 def prepared(kind: str, packed: packing.Packed, geometry: Any, x: Any, out: Any, threads: int) -> Run:
-    """A call with its descriptor filled once."""
+    """A call with its descriptor filled once, on cache lines as in a program's arena."""
     fields = call.matmul_fields(
-        packed, geometry, input=x, output=out, bias=np.zeros(packed.panels * 16, np.float32),
-        scratch=call.scratch_for(threads), records=np.ones(2, np.float32), record_per_image=True,
+        packed, geometry, input=packing.aligned(x), output=packing.aligned(out),
+        bias=np.zeros(packed.panels * 16, np.float32), scratch=packing.aligned(call.scratch_for(threads)),
+        records=np.ones(2, np.float32), record_per_image=True,
     )  # fmt: skip
     desc, kernel = words.filled(descriptor.WORDS, fields), dispatch.kernel(f"matmul_{kind}")
 

@@ -13,7 +13,6 @@ __all__ = [
     "MemoryBudgetError",
     "ModelFileError",
     "NonFiniteError",
-    "NotYetError",
     "OutputError",
     "TinyDiffError",
     "UnsupportedModelError",
@@ -38,10 +37,6 @@ class MemoryBudgetError(TinyDiffError):
     def __init__(self, reason: str, *, needed: int = 0, hint: str | None = None):
         self.reason, self.needed, self.hint = reason, needed, hint
         super().__init__(reason + (f". {hint}" if hint else ""))
-
-
-class NotYetError(TinyDiffError, NotImplementedError):
-    """A promised capability that this version does not have."""
 
 
 class NonFiniteError(TinyDiffError):

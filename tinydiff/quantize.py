@@ -147,6 +147,7 @@ def _check_target(source: ModelSource, target: Path, *, force: bool) -> None:
 
 def identity(source: ModelSource) -> list[list[Any]]:
     """The files that the source lies in, as they are now."""
-    files = sorted({t.file for c in source.components.values() for t in c.tensors.values()})
-    status = [(f, Path(f).stat()) for f in files]
+    files = {t.file for c in source.components.values() for t in c.tensors.values()}
+    files |= set() if source.few_steps is None else {str(source.few_steps.path)}
+    status = [(f, Path(f).stat()) for f in sorted(files)]
     return [[str(Path(f).absolute()), s.st_size, s.st_mtime_ns] for f, s in status]

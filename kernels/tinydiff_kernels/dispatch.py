@@ -98,9 +98,9 @@ KERNELS: dict[str, dict[str, str]] = {
     "matmul_i4": {
         "dotprod": _I4 + "_lanes",
         "neon": _MATMUL + "int4_pairs:matmul_i4_pairs",
-        "avx512vnni": _I4,
+        "avx512vnni": _MATMUL + "int4_wide:matmul_i4_wide",
         "avxvnni": _I4,
-        "avx2": _I4 + "_narrow",
+        "avx2": _MATMUL + "int4_narrow:matmul_i4_narrow",
         "generic": _I4,
     },
     "norm_stats": {"generic": _NORM + "stats:norm_stats"},

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from compiled_tools import TOKENS, Floats, compiled, reference_unet, relative, tensors, unet, unet_inputs
 from miniatures import TEXT_ENCODERS, UNETS, VAES, class_name, network, random_tensors
-from quantised_reference import QuantisedReference
 
 from tinydiff.layers import Context
 from tinydiff.recipe import kind_of
 from tinydiff_kernels.compiled import program
 from tinydiff_kernels.reference import Reference
+from tinydiff_kernels.rounded import Rounded
 from tinydiff_kernels.rows import rows_from_tokens
 
 FLOAT_LIMIT = 1e-5  # relative root mean square; at most 1e-6 was measured
@@ -79,14 +79,14 @@ def agree_but_for_ties(ours: Floats, wanted: Floats) -> None:
 def test_quantised_unets_compute_what_rounded_inputs_and_weights_mean(
     name: str, weights: str, size: tuple[int, int, int]
 ) -> None:
-    wanted = unet(name, QuantisedReference(kind_of("unet", weights)))(**unet_inputs(name, size))
+    wanted = unet(name, Rounded(kind_of("unet", weights)))(**unet_inputs(name, size))
     agree_but_for_ties(unet(name, compiled(weights))(**unet_inputs(name, size)), wanted)
 
 
 @pytest.mark.parametrize("weights", LIMITS)
 def test_quantised_encoders_compute_what_rounded_inputs_and_weights_mean(weights: str) -> None:
     picture = np.random.default_rng(3).uniform(-1, 1, (7, 3, 16, 8)).astype(np.float32)
-    backends = compiled(weights, "vae"), QuantisedReference(kind_of("vae", weights, 4))
+    backends = compiled(weights, "vae"), Rounded(kind_of("vae", weights, 4))
     ours, wanted = (network(VAES["kl"], tensors("vae", "kl"), b).encode(picture) for b in backends)
     agree_but_for_ties(ours, wanted)
 

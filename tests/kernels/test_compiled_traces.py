@@ -106,6 +106,36 @@ def test_an_interrupted_forward_leaves_nothing_to_do() -> None:
     assert [action.step for action in newest.actions] == list(range(5))
 
 
+def test_what_is_held_survives_a_run_that_was_cancelled() -> None:
+    """Keys and values that a context keeps, when the step that should have computed them was cancelled half way."""
+    weights = [linear(i, 20, 20) for i in range(4)]
+    backend, x = compiled(), rows()
+
+    class Cancelled:
+        def before(self, operation: op.Operation) -> None:
+            if backend.cancel[0]:
+                raise InterruptedError
+
+        def after(self, operation: op.Operation, result: Rows) -> None: ...
+
+    backend.observers.append(Cancelled())
+    kept = backend.linear(x, weights[0])
+    result = forward(backend, kept, weights[1:3])
+    backend.cancel[0] = 1
+    with pytest.raises(InterruptedError):
+        _ = result.array
+    backend.cancel[0] = 0
+    del result
+    gc.collect()
+    again = backend.linear(kept, weights[3])
+    expected = product(Rows(kept.grid, 20, product(x, weights[0])), weights[3])
+    assert relative(again.array, expected) < 1e-6
+    assert kept.data is not None
+    assert relative(kept.data, product(x, weights[0])) < 1e-6
+    newest = next(reversed(backend.programs.values()))
+    assert len(newest.actions) == 2  # what nobody holds is not computed again
+
+
 def test_a_shape_that_does_not_fit_leaves_nothing_to_do() -> None:
     backend, x = compiled(), rows()
     with pytest.raises(ShapeError, match="layer 2"):

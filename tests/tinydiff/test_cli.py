@@ -18,7 +18,7 @@ from PIL import Image
 
 from tinydiff import __version__
 from tinydiff.commands import generate
-from tinydiff.commands.parser import PLANNED, build
+from tinydiff.commands.parser import build
 from tinydiff.metadata import read_png
 from tinydiff.schedulers import make, names
 
@@ -58,14 +58,6 @@ def test_every_flag_of_the_documented_interface_exists(cli: Cli) -> None:
 
 def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"tinydiff {__version__}\n"
-
-
-@pytest.mark.parametrize("name", PLANNED)
-def test_planned_commands_say_not_yet(cli: Cli, name: str) -> None:
-    result = cli(name, "a", "b", "--weights", "int8")
-    assert result.code == 1
-    assert f"tinydiff {name} is not yet" in result.err
-    assert cli(name, "--help").code == 0
 
 
 # ------------------------------------------------------------------------------------------------ pictures

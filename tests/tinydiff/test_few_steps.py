@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 import tinydiff
 from tinydiff.arguments import steps_and_guidance
 from tinydiff.errors import ModelFileError
+from tinydiff.packing import Recipe
+from tinydiff.quantize import quantize
+from tinydiff_weights.open import open_model
 from tinydiff_weights.write import save_safetensors
 
 LINEAR, CONV = "mid_block.attentions.0.proj_in", "mid_block.resnets.0.conv1"
@@ -121,3 +124,12 @@ def test_additions_that_do_not_fit_are_refused_by_name(folder: Path) -> None:
         save_safetensors(folder / "few.safetensors", tensors)
         with pytest.raises(ModelFileError, match=said):
             tinydiff.Pipeline.from_pretrained(folder, backend="reference")
+
+
+def test_a_packed_file_carries_the_additions(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "packed.safetensors"
+    quantize(open_model(folder), path, Recipe("int8"))
+    pipes = [tinydiff.Pipeline.from_pretrained(path), tinydiff.Pipeline.from_pretrained(folder, weights="int8")]
+    assert steps_and_guidance(pipes[0].model, None, None) == (3, 1.0)
+    for settings in ({}, {"num_inference_steps": 2, "guidance_scale": 3.0}):
+        np.testing.assert_array_equal(*(draw(pipe, **settings) for pipe in pipes))

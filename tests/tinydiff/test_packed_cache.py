@@ -107,6 +107,8 @@ def test_quantize_and_info(cli: Cli, model: Path) -> None:
     found = json.loads(cli("info", "x.safetensors", "--json", "--verify").out)
     assert (found["kind"], found["problem"]) == ("packed", None)
     assert {"packed int8", "packed int4", "F16", "F32"} == set(found["components"]["unet"]["dtypes"])
+    assert found["packed"]["recipe"]["keep"] == ["unet.conv_out"]
+    assert "packed        mixed, by tinydiff " in cli("info", "x.safetensors").out
     quiet = cli("quantize", model, "x.safetensors", "--weights", "int8", "--force", "--quiet")
     assert (quiet.code, quiet.err) == (0, "")
     refused(cli, 1, "is no packed file", "info", model, "--verify")

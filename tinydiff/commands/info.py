@@ -50,6 +50,7 @@ def describe(source: ModelSource, *, compute_hash: bool = False) -> dict[str, An
         "bytes": sum(p["bytes"] for p in parts.values()),
         "sha256": model_hash(source, compute=compute_hash),
         "defaults": defaults,
+        "packed": dict(source.provenance),
         "hints": list(source.hints),
         "leftovers": dict(source.leftovers),
         "unused": list(source.unused),
@@ -115,6 +116,10 @@ def as_text(found: Mapping[str, Any]) -> str:
     rows.append(("sha256", found["sha256"] or "not known yet (--hash computes it)"))
     if found["defaults"]:
         rows.append(("defaults", _defaults_text(found["defaults"])))
+    if found["packed"]:
+        recipe, version = found["packed"].get("recipe"), found["packed"].get("tinydiff")
+        weights = recipe.get("weights") if isinstance(recipe, dict) else None
+        rows.append(("packed", f"{weights}, by tinydiff {version}, from {found['packed'].get('source_sha256')}"))
     if found["leftovers"]:
         rows.append(("leftovers", ", ".join(f"{n} {kind}" for kind, n in found["leftovers"].items())))
     if found["unused"]:

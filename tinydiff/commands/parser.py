@@ -10,12 +10,9 @@ import sys
 from typing import Any, NoReturn
 
 from tinydiff._version import __version__
-from tinydiff.errors import InvalidArgumentError, NotYetError
+from tinydiff.errors import InvalidArgumentError
 from tinydiff.suggest import nearest
 
-PLANNED = {
-    "bench": "measure speed on this machine",
-}
 SETTINGS_HELP = """\
 A flag wins over an environment variable (--clip-skip: TINYDIFF_CLIP_SKIP), that over the same key in
 $XDG_CONFIG_HOME/tinydiff/config.toml (clip-skip = 2), that over the model's own default.
@@ -51,7 +48,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InvalidArgumentError('what shall be done? For a picture: tinydiff generate "a red apple"; see --help')
     _check_command(argv[0], parser, commands)
     parsed, extra = parser.parse_known_args(argv)
-    if extra and parsed.command not in PLANNED:
+    if extra:
         raise _unexpected(extra, commands[parsed.command])
     return parsed
 
@@ -68,17 +65,13 @@ def build() -> tuple[Parser, dict[str, Parser]]:
         ("info", "say what a model is, without reading its weights", _info),
         ("quantize", "pack a model into one file of int8 or int4 weights", _quantize),
         ("doctor", "say what this machine is and how tinydiff uses it", _doctor),
+        ("bench", "measure speed and memory on this machine, compare measurements", _bench),
         ("warmup", "compile the kernels ahead of the first picture", _warmup),
         ("pull", "download a model from the Hugging Face hub into the local cache", _pull),
     ):
         commands[name] = subparsers.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
         commands[name].set_defaults(run=_lazily(name))
         arguments(commands[name])
-    for name, what in PLANNED.items():
-        planned = f"{what} (not yet in this version)"
-        commands[name] = subparsers.add_parser(name, help=planned, description=f"{planned[0].upper()}{planned[1:]}.")
-        commands[name].set_defaults(run=_not_yet)
-        commands[name].add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
     return parser, commands
 
 
@@ -89,11 +82,6 @@ def _lazily(name: str) -> Any:
         return code
 
     return run
-
-
-def _not_yet(parsed: argparse.Namespace, *rest: Any) -> int:
-    what = PLANNED[parsed.command]
-    raise NotYetError(f"tinydiff {parsed.command} is not yet in this version ({__version__}); it will {what}")
 
 
 # ------------------------------------------------------------------------------------------------ arguments
@@ -197,6 +185,33 @@ def _quantize(p: Parser) -> None:
 
 def _doctor(p: Parser) -> None:
     _json(p)
+
+
+def _bench(p: Parser) -> None:
+    p.epilog = """\
+tinydiff bench                        measure; every combination of the values that have commas
+tinydiff bench compare A.json B.json  the second against the first, with intervals
+tinydiff bench plot A.json FILE.png   (needs matplotlib)
+The JSON is described in tinydiff/bench/schema.py."""
+    p.add_argument("words", nargs="*", metavar="WORD", help="nothing, or one of the forms below")
+    for flag, value, what in (
+        ("--model", "PATH", "as generate's (default: embedded model)"),
+        ("--weights", "W,...", "auto, float32, float16, int8, int4"),
+        ("--size", "WxH,...", "pixels"),
+        ("--threads", "N,...", "CPU threads"),
+        ("--memory", "SIZE,...", "memory to stay within"),
+        ("--steps", "N", "denoising steps"),
+        ("--cfg", "S", "guidance scale"),
+        ("--backend", "B", "auto, numba or reference"),
+        ("--minutes", "M", "then pictures without a pause for so long: does it slow down?"),
+        ("--plot", "FILE", "a PNG of the times (needs matplotlib)"),
+        ("--submit-file", "FILE", "write the JSON there, to be added to bench/results/"),
+    ):
+        p.add_argument(flag, metavar=value, help=what)
+    p.add_argument("--rounds", metavar="N", default="5", help="pictures of each combination, after a first one (5)")
+    p.add_argument("--cold", action="store_true", help="also time a start with the model out of the page cache")
+    _json(p)
+    p.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _warmup(p: Parser) -> None:

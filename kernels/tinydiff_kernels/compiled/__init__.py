@@ -6,5 +6,6 @@ lower_*.py   one function for each kind of operation
 arena.py     where each activation lies, and how long
 program.py   launches with all addresses known, and their run
 weights.py   weights, packed when first needed
+strips.py    a policy: what to keep and what to recompute where memory is short; strip_*.py carry it out and choose it
 backend.py   puts these together
 """

@@ -119,8 +119,19 @@ class Compiled(Backend):
         return self._trace.record(operation, self)
 
     def make(self, rows: Rows) -> Array:
-        """The matrix of a result: runs all that was recorded, and gives every result that is still held its matrix."""
+        """The matrix of a result: runs all that was recorded, and gives every result that is still held its matrix.
+
+        Where that is cancelled or fails the trace stays: what is held then (keys and values of a context) is computed
+        when the next result is asked for.
+        """
         trace, self._trace = self._trace, Trace()
+        try:
+            return self._make(rows, trace)
+        except BaseException:
+            self._trace = trace
+            raise
+
+    def _make(self, rows: Rows, trace: Trace) -> Array:
         held = trace.alive()
         outputs = [value for value, _ in held]
         trace.forget_unused(outputs)

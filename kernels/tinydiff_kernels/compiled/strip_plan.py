@@ -246,7 +246,7 @@ def plan_strips(forward: Forward, kind_of: KindOf, *, budget: int, threads: int)
         smallest = min(smallest, state, key=lambda s: s.arena)
         if state.arena <= budget:
             return planner.plan(planner.raise_within(state, budget))
-    return planner.plan(smallest)
+    return planner.plan(planner.raise_within(smallest, smallest.arena))
 
 
 def plan_policy(forward: Forward, kind_of: KindOf, policy: StripPolicy | None, *, threads: int) -> StripPlan:

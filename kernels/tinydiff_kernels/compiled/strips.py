@@ -53,7 +53,8 @@ class StripPolicy:
     modes: str
 
     def __post_init__(self) -> None:
-        if not (0 < self.lines <= 1 << 20 and self.lines % 2 == 0 and set(self.modes) <= {KEEP, SHORTEN, RECOMPUTE}):
+        known = set(self.modes) <= {KEEP, SHORTEN, RECOMPUTE}
+        if not (known and self.modes and 0 < self.lines <= 1 << 20 and self.lines % 2 == 0):
             raise StripPolicyError(
                 f"not a strip policy: {self.lines} lines, {self.modes[:40]!r}; expected an even number of lines and a"
                 f" letter of {KEEP}{SHORTEN}{RECOMPUTE} for each operation"

@@ -81,7 +81,7 @@ def matmul_fields(
 
 def blocks(rows: int, packed: Packed) -> tuple[int, int]:
     """Rows and panels of a unit of work: few rows are taken whole, so that weights are read once."""
-    panels = max(2, PANEL_CACHE // max(packed.panel_bytes, 1) // 2 * 2)
+    panels = max(1, PANEL_CACHE // max(packed.panel_bytes, 1))
     height = -(-rows // d.ROW_MULTIPLE) * d.ROW_MULTIPLE if rows <= 2 * BLOCK_ROWS else BLOCK_ROWS
     return height, panels
 

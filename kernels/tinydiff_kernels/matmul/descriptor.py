@@ -39,7 +39,7 @@ TABLE_ROWS = 96  # address of int64 offsets into the table, one an output row
 RESIDUAL = 104  # address of float32, columns as those of C (of B, whole panels, where gated), or 0
 ACTIVATION = 112  # number from ACTIVATIONS
 BLOCK_ROWS = 120  # rows in the unit of work that a thread takes; a multiple of ROW_MULTIPLE
-BLOCK_PANELS = 128  # panels in it; even
+BLOCK_PANELS = 128  # panels in it; whole tiles of them are taken
 SCRATCH = 136  # address of SCRATCH_BYTES for each thread
 GATED = 144  # 1: a panel holds 8 values and their 8 gates, and gives 8 columns of value * gelu(gate)
 # quantised input only

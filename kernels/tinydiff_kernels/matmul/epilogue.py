@@ -49,6 +49,7 @@ from tinydiff_kernels.simd import (
     load,
     load_acquire,
     low_half,
+    prefetch,
     splat,
     store,
     to_float,
@@ -126,8 +127,27 @@ def finisher(value: Function) -> Function:
     return finish
 
 
+@composed(nothing)
+def ask_for_output(desc: int, row: int, rows: int, place: int, nbytes: int) -> None:
+    """Bring a tile's part of C, and of the residual, near while it is multiplied: rows lie far apart, so that no CPU
+    guesses them. `place` and `nbytes` are within a row."""
+    output, output_rows = load(i64, desc, OUTPUT) + place, load(i64, desc, OUTPUT_ROWS)
+    residual, residual_rows = load(i64, desc, RESIDUAL) + place, load(i64, desc, RESIDUAL_ROWS)
+    for r in range(row, row + rows):
+        for at in range(0, nbytes, 64):
+            prefetch(output + load(i64, output_rows, 8 * r), at)
+    if residual != place:
+        for r in range(row, row + rows):
+            for at in range(0, nbytes, 64):
+                prefetch(residual + load(i64, residual_rows, 8 * r), at)
+
+
 def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int) -> Function:
-    """`run(desc, counter, cancel)`: take blocks of tiles until none is left; in a block a panel serves all rows."""
+    """`run(desc, counter, cancel)`: take blocks of tiles until none is left.
+
+    A block's panels fit in the second-level cache and serve all its rows. Rows come first: a tile's rows of A stay in
+    the first level for all panels, and C is written along its rows, which caches and page tables like.
+    """
 
     @composed(nothing)
     def run(desc: int, counter: int, cancel: int) -> None:
@@ -135,7 +155,8 @@ def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int
         edge = scratch + 64 * tile_panels * tile_rows
         rows, block_rows = load(i64, desc, ROW_COUNT), load(i64, desc, BLOCK_ROWS)
         width = 16 - 8 * load(i64, desc, GATED)
-        panels, block_panels = (load(i64, desc, COLUMNS) + width - 1) // width, load(i64, desc, BLOCK_PANELS)
+        panels = (load(i64, desc, COLUMNS) + width - 1) // width
+        block_panels = (load(i64, desc, BLOCK_PANELS) + tile_panels - 1) // tile_panels * tile_panels
         across = (rows + block_rows - 1) // block_rows
         blocks = across * ((panels + block_panels - 1) // block_panels)
         while load_acquire(cancel) == 0:
@@ -143,10 +164,11 @@ def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int
             if block >= blocks:
                 break
             first, first_panel = block % across * block_rows, block // across * block_panels
-            for panel in range(first_panel, min(panels, first_panel + block_panels), tile_panels):
-                for row in range(first, min(rows, first + block_rows), tile_rows):
+            for row in range(first, min(rows, first + block_rows), tile_rows):
+                inside = min(tile_rows, rows - row)
+                for panel in range(first_panel, min(panels, first_panel + block_panels), tile_panels):
+                    ask_for_output(desc, row, inside, 4 * width * panel, 4 * width * tile_panels)
                     multiply(desc, row // tile_rows, panel, panels, scratch)
-                    inside = min(tile_rows, rows - row)
                     for beside in range(min(tile_panels, panels - panel)):
                         finish(desc, row, inside, panel + beside, scratch + 64 * beside, 64 * tile_panels, edge)
 

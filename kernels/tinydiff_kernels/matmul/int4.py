@@ -6,8 +6,9 @@ Everything else as `int8.py`. Group scales are integers of 6 bits (`ref/quantise
 exact. A group's sums live in registers; they are scaled and added to the tile in scratch when the group is done. A
 step reads 64 bytes of B, which are 8 channels of 16 columns: low halves are the first four, high halves the next.
 
-    sums in 32 bits   vpdpbusd, sdot: one instruction for four channels, one multiplication for a group sums in 16
-    bits   AVX2: vpmaddubsw and vpaddw, since 8 * 2 * 255 * 7 fits; vpmaddwd then scales, widens and adds pairs
+    sums in 32 bits    vpdpbusd, sdot: one instruction for four channels, one multiplication for a group
+    sums in 16 bits    AVX2 (`int4_narrow.py`) and NEON without dot products (`int4_pairs.py`)
+    8 rows, 32 columns AVX-512 (`int4_wide.py`)
 """
 
 from __future__ import annotations
@@ -21,19 +22,15 @@ from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
 from tinydiff_kernels.matmul.int8 import LANES
 from tinydiff_kernels.simd import (
     Vector,
-    combine,
     composed,
     dot,
-    dot_pairs,
     i8x64,
-    i16x16,
     i16x32,
     i32x4,
     i32x16,
     i64,
     load,
     load_group,
-    pair_products,
     reinterpret,
     shift_left,
     shift_right,
@@ -42,8 +39,6 @@ from tinydiff_kernels.simd import (
     u8x64,
     widen,
     zero,
-    zip_high,
-    zip_low,
 )
 
 Function = Callable[..., Any]
@@ -67,21 +62,9 @@ def unsigned_dot(sums: Vector, address: int, offset: int, weights: Vector) -> Ve
     return dot(sums, load_group(u8x64, address, offset), weights)
 
 
-@composed(lambda sums, *_: sums)
-def pairs_in_16_bits(sums: Vector, address: int, offset: int, weights: Vector) -> Vector:
-    return sums + pair_products(load_group(u8x64, address, offset), weights)
-
-
 @composed(lambda address: i32x16)
 def wide_scales(address: int) -> Vector:
     return widen(i32x16, load(u8x16, address, 0))
-
-
-@composed(lambda address: i16x32)
-def paired_scales(address: int) -> Vector:
-    """Each column's scale twice: once for each pair of products."""
-    scales = widen(i16x16, load(u8x16, address, 0))
-    return combine(zip_low(scales, scales), zip_high(scales, scales))
 
 
 @composed(nothing)
@@ -90,53 +73,45 @@ def add_scaled(sums: Vector, scales: Vector, place: int) -> None:
 
 
 @composed(nothing)
-def add_scaled_pairs(sums: Vector, scales: Vector, place: int) -> None:
-    store(place, 0, dot_pairs(load(i32x16, place, 0), sums, scales))
-
-
-def grouped(kind: Any, accumulate: Function, scales_of: Function, add: Function) -> Function:
-    """`multiply` for a tile of 6 x 16; `kind` holds the sums of a group."""
-
-    @composed(nothing)
-    def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> None:
-        base, rows = load(i64, desc, INPUT), load(i64, desc, ROWS) + 48 * tile
-        a0, a1, a2 = base + load(i64, rows, 0), base + load(i64, rows, 8), base + load(i64, rows, 16)
-        a3, a4, a5 = base + load(i64, rows, 24), base + load(i64, rows, 32), base + load(i64, rows, 40)
-        taps, tap_count, steps = load(i64, desc, TAPS), load(i64, desc, TAP_COUNT), load(i64, desc, STEPS)
-        b = load(i64, desc, WEIGHTS) + 32 * steps * tap_count * panel
-        scale = load(i64, desc, GROUP_SCALES) + 2 * steps * tap_count * panel
-        for row in range(6):
-            store(scratch, 64 * row, zero(i32x16))
-        for t in range(tap_count):
-            start = load(i64, taps, 8 * t)
-            for group in range(start, start + 4 * steps, 32):
-                c0, c1, c2, c3, c4, c5 = zero(kind), zero(kind), zero(kind), zero(kind), zero(kind), zero(kind)
-                for at in range(group, group + 32, 8):
-                    w = low_weights(b)
-                    c0 = accumulate(c0, a0, at, w)
-                    c1 = accumulate(c1, a1, at, w)
-                    c2 = accumulate(c2, a2, at, w)
-                    c3 = accumulate(c3, a3, at, w)
-                    c4 = accumulate(c4, a4, at, w)
-                    c5 = accumulate(c5, a5, at, w)
-                    w = high_weights(b)
-                    c0 = accumulate(c0, a0, at + 4, w)
-                    c1 = accumulate(c1, a1, at + 4, w)
-                    c2 = accumulate(c2, a2, at + 4, w)
-                    c3 = accumulate(c3, a3, at + 4, w)
-                    c4 = accumulate(c4, a4, at + 4, w)
-                    c5 = accumulate(c5, a5, at + 4, w)
-                    b += 64
-                s = scales_of(scale)
-                add(c0, s, scratch)
-                add(c1, s, scratch + 64)
-                add(c2, s, scratch + 128)
-                add(c3, s, scratch + 192)
-                add(c4, s, scratch + 256)
-                add(c5, s, scratch + 320)
-                scale += 16
-
-    return multiply
+def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> None:
+    """`[6, 16]` int32 in scratch."""
+    base, rows = load(i64, desc, INPUT), load(i64, desc, ROWS) + 48 * tile
+    a0, a1, a2 = base + load(i64, rows, 0), base + load(i64, rows, 8), base + load(i64, rows, 16)
+    a3, a4, a5 = base + load(i64, rows, 24), base + load(i64, rows, 32), base + load(i64, rows, 40)
+    taps, tap_count, steps = load(i64, desc, TAPS), load(i64, desc, TAP_COUNT), load(i64, desc, STEPS)
+    b = load(i64, desc, WEIGHTS) + 32 * steps * tap_count * panel
+    scale = load(i64, desc, GROUP_SCALES) + 2 * steps * tap_count * panel
+    for row in range(6):
+        store(scratch, 64 * row, zero(i32x16))
+    for t in range(tap_count):
+        start = load(i64, taps, 8 * t)
+        for group in range(start, start + 4 * steps, 32):
+            c0, c1, c2 = zero(i32x16), zero(i32x16), zero(i32x16)
+            c3, c4, c5 = zero(i32x16), zero(i32x16), zero(i32x16)
+            for at in range(group, group + 32, 8):
+                w = low_weights(b)
+                c0 = unsigned_dot(c0, a0, at, w)
+                c1 = unsigned_dot(c1, a1, at, w)
+                c2 = unsigned_dot(c2, a2, at, w)
+                c3 = unsigned_dot(c3, a3, at, w)
+                c4 = unsigned_dot(c4, a4, at, w)
+                c5 = unsigned_dot(c5, a5, at, w)
+                w = high_weights(b)
+                c0 = unsigned_dot(c0, a0, at + 4, w)
+                c1 = unsigned_dot(c1, a1, at + 4, w)
+                c2 = unsigned_dot(c2, a2, at + 4, w)
+                c3 = unsigned_dot(c3, a3, at + 4, w)
+                c4 = unsigned_dot(c4, a4, at + 4, w)
+                c5 = unsigned_dot(c5, a5, at + 4, w)
+                b += 64
+            s = wide_scales(scale)
+            add_scaled(c0, s, scratch)
+            add_scaled(c1, s, scratch + 64)
+            add_scaled(c2, s, scratch + 128)
+            add_scaled(c3, s, scratch + 192)
+            add_scaled(c4, s, scratch + 256)
+            add_scaled(c5, s, scratch + 320)
+            scale += 16
 
 
 @composed(nothing)
@@ -174,19 +149,13 @@ def multiply_by_lane(desc: int, tile: int, panel: int, panels: int, scratch: int
 
 
 _finish = finisher(dequantised_value)
-_unsigned = tiled(grouped(i32x16, unsigned_dot, wide_scales, add_scaled), _finish, 6, 1)
+_unsigned = tiled(multiply, _finish, 6, 1)
 _lanes = tiled(multiply_by_lane, _finish, 4, 1)
-_narrow = tiled(grouped(i16x32, pairs_in_16_bits, paired_scales, add_scaled_pairs), _finish, 6, 1)
 
 
 def matmul_i4(desc: int, counter: int, cancel: int) -> None:
     """Unsigned activations, sums in 32 bits."""
     _unsigned(desc, counter, cancel)
-
-
-def matmul_i4_narrow(desc: int, counter: int, cancel: int) -> None:
-    """Unsigned activations, sums in 16 bits (AVX2)."""
-    _narrow(desc, counter, cancel)
 
 
 def matmul_i4_lanes(desc: int, counter: int, cancel: int) -> None:

@@ -56,11 +56,24 @@ def six_rows(kind: Any, accumulate: Function, weights_of: Function, step_bytes: 
     return multiply
 
 
-def eight_rows(kind: Any, accumulate: Function, weights_of: Function, step_bytes: int) -> Function:
-    """The same for `[8, 32]`: two panels side by side. A last odd panel is multiplied twice, and stored once.
+@composed(lambda *_: types.UniTuple(types.int64, 8))
+def eight_addresses(desc: int, tile: int) -> Any:
+    """Where the eight rows of a tile begin."""
+    base, offsets = load(i64, desc, INPUT), load(i64, desc, ROWS) + 64 * tile
+    return (
+        base + load(i64, offsets, 0),
+        base + load(i64, offsets, 8),
+        base + load(i64, offsets, 16),
+        base + load(i64, offsets, 24),
+        base + load(i64, offsets, 32),
+        base + load(i64, offsets, 40),
+        base + load(i64, offsets, 48),
+        base + load(i64, offsets, 56),
+    )
 
-    Two steps are written out: eight addresses to move after each would cost as much as the loads.
-    """
+
+def eight_products(kind: Any, accumulate: Function) -> Function:
+    """`step(rows, sums, at, weights)`: one step of the inner loop for eight rows."""
 
     @composed(lambda *_: types.UniTuple(kind, 8))
     def step(rows: Any, sums: Any, at: int, w: Vector) -> Any:
@@ -77,19 +90,19 @@ def eight_rows(kind: Any, accumulate: Function, weights_of: Function, step_bytes
             accumulate(c7, a7, at, w),
         )
 
+    return step
+
+
+def eight_rows(kind: Any, accumulate: Function, weights_of: Function, step_bytes: int) -> Function:
+    """The same for `[8, 32]`: two panels side by side. A last odd panel is multiplied twice, and stored once.
+
+    Two steps are written out: eight addresses to move after each would cost as much as the loads.
+    """
+    step = eight_products(kind, accumulate)
+
     @composed(nothing)
     def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> None:
-        base, offsets = load(i64, desc, INPUT), load(i64, desc, ROWS) + 64 * tile
-        rows = (
-            base + load(i64, offsets, 0),
-            base + load(i64, offsets, 8),
-            base + load(i64, offsets, 16),
-            base + load(i64, offsets, 24),
-            base + load(i64, offsets, 32),
-            base + load(i64, offsets, 40),
-            base + load(i64, offsets, 48),
-            base + load(i64, offsets, 56),
-        )
+        rows = eight_addresses(desc, tile)
         taps, tap_count, steps = load(i64, desc, TAPS), load(i64, desc, TAP_COUNT), load(i64, desc, STEPS)
         panel_bytes = step_bytes * steps * tap_count
         b = load(i64, desc, WEIGHTS) + panel_bytes * panel

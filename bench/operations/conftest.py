@@ -1,0 +1,62 @@
+"""Options of the suite, the shapes it runs on, and the roofline of this machine, measured in the same run."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("kernels", "weights", "tests"))]
+
+from bench import make_shapes, roofline  # noqa: E402
+from tinydiff.bench.shapes import Shape  # noqa: E402
+from tinydiff_kernels import dispatch  # noqa: E402
+from tinydiff_kernels.cpu import this_cpu  # noqa: E402
+
+MATMULS = ("linear", "geglu", "conv")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shapes", default="sd15-unet-256", help="names of files in bench/shapes, with commas, or all")
+    parser.addoption("--weights", default="f32,i8", help="of f32, f16, i8, i8_limited, i4, with commas")
+    parser.addoption("--threads", type=int, default=1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names = metafunc.config.getoption("shapes")
+    files = (
+        sorted(make_shapes.FOLDER.glob("*.txt"))
+        if names == "all"
+        else [make_shapes.FOLDER / f"{name}.txt" for name in names.split(",")]
+    )
+    shapes: Counter[Shape] = Counter()
+    for file in files:
+        shapes.update(make_shapes.read(file))
+    weights = metafunc.config.getoption("weights").split(",")
+    cases = [(shape, kind) for shape in shapes for kind in (weights if shape.kind in MATMULS else ["f32"])]
+    metafunc.parametrize(("shape", "kind"), cases, ids=[f"{shape} {kind}".replace(" ", ",") for shape, kind in cases])
+
+
+@pytest.fixture(scope="session")
+def threads(request: pytest.FixtureRequest) -> int:
+    count: int = request.config.getoption("threads")
+    return count
+
+
+@pytest.fixture(scope="session")
+def limits(threads: int) -> roofline.Roofline:
+    return roofline.measure(threads)
+
+
+def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
+    """The path and the CPU's features stand beside every figure."""
+    machine_info["tinydiff"] = {
+        "path": dispatch.choose().path.name,
+        "cpu": this_cpu().model,
+        "features": sorted(this_cpu().features),
+        "threads": config.getoption("threads"),
+    }

@@ -1,0 +1,61 @@
+"""Every operation on real shapes: checked against the reference, then timed.
+
+    TINYDIFF_PATH=avx2 python -m pytest bench/operations --shapes sd15-unet-512 --weights f32,i8 --threads 2 \\
+        --benchmark-json out.json
+    python bench/operations/table.py out.json
+
+One path a process: run it once for each path. The time is that of the operation as the backend runs it: with
+quantising its input, its borders and its epilogue, on float32 rows. A share above 100 % means operands that were
+still in the caches: the roofline counts memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from quantised_reference import QuantisedReference
+
+from bench.operations.calls import Calls, moved, operations
+from bench.roofline import Roofline
+from tinydiff.bench.shapes import Shape
+from tinydiff_kernels.compiled.backend import Compiled
+from tinydiff_kernels.reference import Reference
+
+BITS = {"f32": 32, "f16": 16, "i8": 8, "i8_limited": 8, "i4": 4}
+LEAST_DB = {"f32": 100.0, "f16": 55.0, "i8": 70.0, "i8_limited": 25.0, "i4": 70.0}  # signal to error
+DOUBLED_DB = {"i8": 25.0, "i8_limited": 22.0, "i4": 8.0}  # the kernels round sums of taps, the reference taps
+
+
+def decibels(wanted: Any, got: Any) -> float:
+    error = np.square(np.asarray(got, np.float64) - wanted).mean()
+    return float(10 * np.log10(np.square(wanted, dtype=np.float64).mean() / error)) if error else 300.0
+
+
+def test_operation(shape: Shape, kind: Any, threads: int, limits: Roofline, benchmark: Any) -> None:
+    call, checked, rows = Calls(shape).make()
+    backend = Compiled(lambda _weight: kind, threads=threads)
+
+    def run() -> Any:
+        return call(backend).array
+
+    exact = kind in ("i8", "i4")
+    reference = QuantisedReference(lambda _weight: kind) if exact else Reference()
+    quality = decibels(checked(reference).array, run()[:rows])
+    doubled = shape.kind == "conv" and shape["doubled"]
+    assert quality >= (DOUBLED_DB.get(kind, LEAST_DB[kind]) if doubled else LEAST_DB[kind])
+    benchmark(run)
+    work, bytes_moved = operations(shape), moved(shape, BITS[kind])
+    least = limits.seconds(work, bytes_moved, integers=kind.startswith("i"))
+    taken = benchmark.stats.stats.median
+    benchmark.extra_info |= {
+        "shape": str(shape),
+        "weights": kind,
+        "decibels": quality,
+        "operations": work,
+        "bytes": bytes_moved,
+        "operations_per_second": work / taken,
+        "share_of_roofline": least / taken,
+        "roofline": asdict(limits),
+    }

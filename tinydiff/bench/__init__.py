@@ -1,0 +1,1 @@
+"""Measuring: `tinydiff bench`, its comparisons, and the cost model of machines that are not here."""
