@@ -202,4 +202,8 @@ def test_a_policy_of_another_network_is_refused() -> None:
     told = case("kl", "float32", "decode", (1, 7, 5))
     with pytest.raises(StripPolicyError, match=f"of 3 operations was given to a network of {told.count}"):
         told.run(StripPolicy(4, "kkk"))
-    told.run(None)
+    told.backend.strips = StripPolicy(4, "kkk"), StripPolicy(4, "." * told.count)
+    result = told.forward(told.backend).array
+    np.testing.assert_array_equal(result, told.whole)
+    *_, program = told.backend.programs.values()
+    assert program.arena_bytes == told.planned(told.backend.strips[1])

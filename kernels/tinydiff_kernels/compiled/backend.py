@@ -19,7 +19,7 @@ from tinydiff_kernels.compiled.lower_matmul import QUANTISED
 from tinydiff_kernels.compiled.program import Buffer, Program, Stream
 from tinydiff_kernels.compiled.strip_build import StripBuild
 from tinydiff_kernels.compiled.strip_schedule import Schedule
-from tinydiff_kernels.compiled.strips import StripPolicy
+from tinydiff_kernels.compiled.strips import StripPolicy, chosen
 from tinydiff_kernels.compiled.trace import Step, Trace, Value
 from tinydiff_kernels.compiled.weights import KindOf, PackedWeights
 from tinydiff_kernels.matmul.geometry import forget_geometry
@@ -96,7 +96,7 @@ class Compiled(Backend):
         self.arena = arena or Arena()
         self.cancel: NDArray[np.int32] = np.zeros(1, np.int32) if cancel is None else cancel
         self.profile = False
-        self.strips: StripPolicy | None = None  # of the network that runs next; see `strips.py`
+        self.strips: StripPolicy | tuple[StripPolicy, ...] | None = None  # of what runs next; see `strips.py`
         self.programs: OrderedDict[Any, Program] = OrderedDict()  # newest last
         self.stream = stream
         self.kind_of, self._keep = kind_of, keep
@@ -135,14 +135,15 @@ class Compiled(Backend):
         held = trace.alive()
         outputs = [value for value, _ in held]
         trace.forget_unused(outputs)
-        key = self.strips, trace.key(outputs)
-        program = self.programs.pop(key, None) or self._build(trace, outputs)
+        strips = chosen(self.strips, len(trace.steps))
+        key = strips, trace.key(outputs)
+        program = self.programs.pop(key, None) or self._build(trace, outputs, strips)
         self.programs[key] = program
         while len(self.programs) > PROGRAMS_KEPT:
             self.programs.popitem(last=False)
         arrays = self._run(program, trace)
         if not all(np.isfinite(array).all() for array in arrays):
-            self._run(self._build(trace, outputs, plainly=True), trace, self._show)
+            self._run(self._build(trace, outputs, strips, plainly=True), trace, self._show)
         result: Array | None = None
         for (_, promised), array in zip(held, arrays, strict=True):
             object.__setattr__(promised, "data", array)
@@ -151,9 +152,11 @@ class Compiled(Backend):
             raise RuntimeError("an activation was asked for after its trace had run without it")
         return result
 
-    def _build(self, trace: Trace, outputs: list[Value], *, plainly: bool = False) -> Program:
+    def _build(
+        self, trace: Trace, outputs: list[Value], strips: StripPolicy | None, *, plainly: bool = False
+    ) -> Program:
         builder = Builder(trace, outputs, self._weights, self.threads, FLIP * dispatch.choose().path.signed_bytes)
-        fill(builder, outputs, self.strips, plainly=plainly)
+        fill(builder, outputs, strips, plainly=plainly)
         return builder.finish()
 
     def _run(

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from tinydiff_kernels import operations as op
 from tinydiff_kernels.compiled.strip_lines import DEFERRED, by_lines, operands
-from tinydiff_kernels.compiled.strips import KEEP, SHORTEN, StripPolicy, StripPolicyError
+from tinydiff_kernels.compiled.strips import KEEP, SHORTEN, StripPolicy
 from tinydiff_kernels.compiled.trace import Step, Trace, Value
 
 
@@ -42,11 +42,6 @@ class Schedule:
     def __init__(
         self, trace: Trace, outputs: list[Value], policy: StripPolicy, quantised: Callable[[Any], bool]
     ) -> None:
-        if len(policy.modes) != len(trace.steps):
-            raise StripPolicyError(
-                f"a strip policy of {len(policy.modes)} operations was given to a network of {len(trace.steps)}: plan"
-                " strips for each network and direction, and set `strips` to None or to its own policy before its call"
-            )
         self.steps = trace.steps
         self.maker = {step.output.number: index for index, step in enumerate(trace.steps)}
         self.local = [by_lines(step) for step in trace.steps]

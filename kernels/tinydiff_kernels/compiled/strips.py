@@ -18,8 +18,9 @@ for a norm's statistics, once more for what reads the norm. What to keep is the 
 `forward(backend) -> Rows` calls the network on inputs of the size in question, whose values do not matter:
 `lambda b: vae.forward_decode(b, Rows(Grid(1, 64, 64), 4, np.zeros((4096, 4), np.float32)))`. Nothing is computed and no
 weight is read. `arena_bytes` is exact: `Compiled` places the same buffers. A policy holds for every batch (images are
-computed one after the other) and size of the network that it was planned for; a network with another number of
-operations is refused with StripPolicyError, so set `strips` before each of a VAE's two directions.
+computed one after the other) and size of the network that it was planned for. `strips` may be a tuple, of which the
+policy with as many letters as the network has operations is taken: a VAE's two directions; a UNet's first step, which
+also computes the keys and values of the prompt, and its later ones. Where none fits StripPolicyError is raised.
 
 Statistics are taken of the same tiles of 128 pixels as those of the whole image and folded in the same order, and
 every pixel of a convolution is a chain of its own. So keeping or recomputing, and the lines of a strip, change no bit.
@@ -75,6 +76,19 @@ class StripPolicy:
         if not (lines.isascii() and lines.isdigit() and len(lines) < 8):
             raise StripPolicyError(f"not a strip policy: {text[:40]!r}; expected lines:letters, such as 32:kk..k")
         return cls(int(lines), modes)
+
+
+def chosen(strips: StripPolicy | tuple[StripPolicy, ...] | None, count: int) -> StripPolicy | None:
+    """The policy for a network of `count` operations. Raises StripPolicyError."""
+    given = (strips,) if isinstance(strips, StripPolicy) else strips or ()
+    fitting = next((policy for policy in given if len(policy.modes) == count), None)
+    if given and fitting is None:
+        lengths = " and ".join(str(len(policy.modes)) for policy in given)
+        raise StripPolicyError(
+            f"a strip policy of {lengths} operations was given to a network of {count}: plan strips for each network"
+            " and direction, and set `strips` to its own before its call, or to None"
+        )
+    return fitting
 
 
 @dataclass(frozen=True, slots=True)
