@@ -86,7 +86,7 @@ ARGUMENTS = [  # what is wrong, exit code, words of the error, arguments after `
     ("interval above 1", 2, "--guidance-interval|0 to 1", ["a", "--guidance-interval", "0:2"]),
     ("memory of text", 2, "--memory|300MB", ["a", "--memory", "lots"]),
     ("memory 0", 2, "--memory|300MB", ["a", "--memory", "0"]),
-    ("memory not yet", 1, "--memory|not available", ["a", "--memory", "300MB"]),
+    ("too little memory", 1, "memory=1MB is too small|is the least", ["a", "--memory", "1MB"]),
     ("unknown backend", 2, "--backend|'refrence'|'reference'", ["a", "--backend", "refrence"]),
     ("threads 0", 2, "--threads|0", ["a", "--threads", "0"]),
     ("threads 10^6", 2, "--threads|1000000", ["a", "--threads", "1000000"]),

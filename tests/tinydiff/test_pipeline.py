@@ -91,6 +91,8 @@ def test_weights_backend_and_vae_options(folder: Path, tmp_path: Path) -> None:
     with_tiny = tinydiff.Pipeline.from_pretrained(folder, vae=small / "vae", backend="reference", weights="float32")
     assert type(with_tiny.vae).__name__ == "TinyVAE"
     assert with_tiny("a cat", **{**CALL, "output_type": "np"}).images.shape == (1, 64, 64, 3)
+    with pytest.raises(InvalidArgumentError, match="memory must be a size"):
+        tinydiff.Pipeline.from_pretrained(folder, memory="a lot")
     for weights in ("int8", "int4"):
         with pytest.raises(InvalidArgumentError, match=f"weights='{weights}' needs the backend 'numba'"):
             tinydiff.Pipeline.from_pretrained(folder, weights=weights, backend="reference")

@@ -28,7 +28,7 @@ from tinydiff_kernels.compiled.strips import StripPolicy
 
 # What a process adds to itself once it computes: kernels loaded, threads, the tokenizer's words, Pillow. Measured on
 # x86-64 with CPython 3.11: kernels compiled by Numba and found in its cache, and compiled ahead of time.
-GROWTH = {"jit": Resident(30 * MB, 24 * MB), "native": Resident(10 * MB, 8 * MB)}
+GROWTH = {"jit": Resident(14 * MB, 4 * MB), "native": Resident(14 * MB, 4 * MB)}
 TYPICAL = Resident(90 * MB, 95 * MB)  # of a process with its kernels loaded by Numba
 READ_RATE = 1e9  # bytes a second that storage is taken to deliver; phones of 2020 and later have 1 to 2 GB/s
 PICTURE_COPIES = 5  # float32 images beside the result: planes, 0 to 1, bytes, PNG

@@ -11,6 +11,7 @@ one needed soonest).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -110,7 +111,8 @@ class _Reader:
         self._comes, self._ahead = comes, ahead
         self._needed = 0  # the action that runs, or waits to
         self._ready = -1  # the last action whose regions are all here
-        self._beyond = 0  # bytes here for actions that have not begun
+        self._early = [0] * len(comes)  # bytes here of actions that have not begun
+        self._beyond = 0  # their sum
         self._stopped = False
         self._turn = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="tinydiff-weights", daemon=True)
@@ -118,8 +120,10 @@ class _Reader:
 
     def wait_for(self, index: int) -> None:
         with self._turn:
+            for begun in range(self._needed, index + 1):
+                self._beyond -= self._early[begun]
+                self._early[begun] = 0
             self._needed = index
-            self._beyond -= sum(r.nbytes for r in self._comes[index])
             self._turn.notify_all()
             while self._ready < index and not self._stopped:
                 self._turn.wait()
@@ -131,7 +135,7 @@ class _Reader:
         self._thread.join()
 
     def _run(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # advice that failed: pages then come when they are touched
             for index, regions in enumerate(self._comes):
                 for piece in _pieces(regions):
                     if not self._may_read(index, piece.nbytes):
@@ -140,17 +144,18 @@ class _Reader:
                 with self._turn:
                     self._ready = index
                     self._turn.notify_all()
-        finally:
-            with self._turn:
-                self._stopped = True  # nobody waits for a thread that is gone: pages then come when they are touched
-                self._turn.notify_all()
+        with self._turn:
+            self._stopped = True  # nobody waits for a thread that is gone
+            self._turn.notify_all()
 
     def _may_read(self, index: int, nbytes: int) -> bool:
         """Wait until so many bytes for action `index` may come; False where the run is over."""
         with self._turn:
             while self._beyond + nbytes > self._ahead and index > self._needed and not self._stopped:
                 self._turn.wait()
-            self._beyond += nbytes
+            if index > self._needed:
+                self._early[index] += nbytes
+                self._beyond += nbytes
             return not self._stopped
 
 
