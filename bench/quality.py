@@ -59,10 +59,15 @@ def draw(pipe: Pipeline, prompt: str, seed: int, guidance: float | None) -> tupl
     return np.stack(way), np.asarray(out.images)[0]
 
 
+def key(model: str) -> str:
+    """The name of a model's folder of pictures."""
+    return hashlib.sha256(os.path.abspath(model).encode()).hexdigest()[:8]
+
+
 def pictures(options: argparse.Namespace) -> None:
     count, seeds = (64, 2) if options.full else (options.prompts, options.seeds)
-    model = str(options.model or "embedded")
-    folder = options.work / hashlib.sha256(os.path.abspath(model).encode()).hexdigest()[:8]
+    model = options.model or "embedded"
+    folder = options.work / ("embedded" if options.model is None else key(options.model))
     wanted = [(icon, style, prompt, seed) for icon, style, prompt in prompts(count) for seed in range(seeds)]
     for weights in ["float32", *options.weights]:
         name = weights.split("=")[0]

@@ -66,8 +66,7 @@ class Model:
 
     def check_files(self) -> None:
         """Raise ModelFileError if a file of the model was changed, cut or replaced since it was opened."""
-        for component in self.source.components.values():
-            check_unchanged(component.tensors.values(), replaced=True)
+        check_unchanged(self.source.stored(), replaced=True)
 
 
 def build(

@@ -24,7 +24,7 @@ SMALL = 64 * 2**20  # bytes of a model that are hashed while somebody waits
 
 def fingerprint(source: ModelSource) -> dict[str, Any]:
     """What tells this model from any other, as JSON. Raises ModelFileError."""
-    files = sorted({t.file for c in source.components.values() for t in c.tensors.values()})
+    files = sorted({t.file for t in source.stored()})
     statuses = {file: _stat(file) for file in files}
     small = sum(s.st_size for s in statuses.values()) <= SMALL
     rows = {

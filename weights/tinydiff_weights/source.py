@@ -9,7 +9,7 @@ All configs are the diffusers JSON of the component, all tensor names the diffus
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,3 +70,10 @@ class ModelSource:
     hints: tuple[str, ...] = ()  # what the user should be told once, a line each
     leftovers: Mapping[str, int] = field(default_factory=dict)  # ignored training leftovers, kind -> count
     unused: tuple[str, ...] = ()  # tensors of the file that no component claims
+
+    def stored(self) -> Iterator[StoredTensor]:
+        """Every tensor that a picture may need."""
+        for component in self.components.values():
+            yield from component.tensors.values()
+        if self.few_steps is not None:
+            yield from self.few_steps.tensors.values()
