@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from protocol import serve
+from protocol import TIMESTEP, disk_bytes, inputs, serve
 
+from tinydiff import __version__
 from tinydiff.config import UNetConfig, VAEConfig
 from tinydiff.parameters import Parameters
 from tinydiff.recipe import kind_of
@@ -24,12 +24,9 @@ from tinydiff.vae import VAE
 from tinydiff_kernels import dispatch
 from tinydiff_kernels.compiled.backend import Compiled
 from tinydiff_kernels.compiled.program import Launch, Program
-from tinydiff_kernels.cpu import this_cpu
 from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul.packing import Kind
 from tinydiff_weights.safetensors import open_safetensors
-
-FACTOR = 8  # pixels to a latent
 
 
 def kinds(part: str, weights: str) -> Callable[[MatmulWeight], Kind]:
@@ -44,14 +41,12 @@ def load(part: str, folder: Path, weights: str, size: int, threads: int) -> tupl
     config = json.loads((folder / part / "config.json").read_text())
     tensors = open_safetensors(folder / part / "diffusion_pytorch_model.safetensors").tensors
     backend = Compiled(kinds(part, weights), threads=threads)
-    rng, latents = np.random.default_rng(0), (1, 4, size // FACTOR, size // FACTOR)
-    sample = rng.normal(size=latents).astype(np.float32)
+    given = inputs(part, folder, size)
     if part == "vae":
         vae = VAE(VAEConfig.from_json(config, part), Parameters(tensors, part), backend)
-        return lambda: vae.decode(sample), backend
-    context = rng.normal(size=(1, 77, config["cross_attention_dim"])).astype(np.float32)
+        return lambda: vae.decode(given[0]), backend
     unet = UNet(UNetConfig.from_json(config, part), Parameters(tensors, part), backend)
-    return lambda: unet(sample, 500.0, context), backend
+    return lambda: unet(given[0], TIMESTEP, given[1]), backend
 
 
 def table(program: Program) -> str:
@@ -75,18 +70,14 @@ def table(program: Program) -> str:
 def main() -> None:
     part, folder, weights, size, threads, *flags = sys.argv[1:]
     run, backend = load(part, Path(folder), weights, int(size), int(threads))
-    run()
     if "--table" in flags:
+        run()
         backend.profile = True
         run()
         print(table(list(backend.programs.values())[-1]))
         return
     path = dispatch.choose().path.name
-
-    def once() -> None:
-        run()
-
-    serve(once, program=f"tinydiff {weights}", path=path, cpu=this_cpu().model)
+    serve(run, program=f"tinydiff {weights}", version=__version__, path=path, disk=disk_bytes(Path(folder) / part))
 
 
 if __name__ == "__main__":
