@@ -1,7 +1,7 @@
-"""tinydiff: one UNet step or VAE decode of a diffusers folder.  ours.py unet|vae MODEL WEIGHTS SIZE THREADS [--table]
+"""tinydiff: one UNet step or VAE decode of a diffusers folder.  ours.py unet|vae MODEL WEIGHTS SIZE THREADS [FLAG]
 
 WEIGHTS: float32, float16, int8, int4, or int8_limited (pairs of weights bounded for AVX2's vpmaddubsw).
---table prints, once, where the time of a run goes instead of serving.
+Flags print, once, where the time of a run goes instead of serving: --table by kernel, --layers by shape of layer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from protocol import TIMESTEP, disk_bytes, inputs, serve
 
 from tinydiff import __version__
+from tinydiff.bench.shapes import shape_of
 from tinydiff.config import UNetConfig, VAEConfig
 from tinydiff.parameters import Parameters
 from tinydiff.recipe import kind_of
@@ -67,14 +68,49 @@ def table(program: Program) -> str:
     return "\n".join(rows)
 
 
+def layers(program: Program, shapes: list[Any]) -> str:
+    """Milliseconds, kernels and rate of the layers of each shape; `shapes` are those of the program's steps."""
+    seconds: Counter[str] = Counter()
+    work: Counter[str] = Counter()
+    kernels: dict[str, set[str]] = {}
+    steps: dict[str, set[int]] = {}
+    for action, taken in zip(program.actions, program.seconds, strict=True):
+        name = str(shapes[action.step] or "embedding")
+        seconds[name] += taken
+        steps.setdefault(name, set()).add(action.step)
+        if isinstance(action, Launch):
+            kernels.setdefault(name, set()).add(action.kernel)
+            work[name] += action.work if action.kernel.startswith(("matmul", "attention")) else 0
+    whole, rows = sum(seconds.values()), []
+    for name, taken in seconds.most_common():
+        rate = f"{2 * work[name] / taken / 1e9:6.0f}"
+        rows.append(f"{1e3 * taken:8.2f} ms {taken / whole:6.1%} {len(steps[name]):3} x {rate} GOP/s  {name}")
+    return "\n".join(rows)
+
+
+class Shapes:
+    """An observer that keeps the shape of every operation of the last run."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def before(self, operation: Any) -> None:
+        self.seen.append(shape_of(operation))
+
+    def after(self, operation: Any, result: Any) -> None:
+        """Nothing to learn."""
+
+
 def main() -> None:
     part, folder, weights, size, threads, *flags = sys.argv[1:]
     run, backend = load(part, Path(folder), weights, int(size), int(threads))
-    if "--table" in flags:
+    if flags:
         run()
-        backend.profile = True
+        backend.profile, shapes = True, Shapes()
+        backend.observers.append(shapes)
         run()
-        print(table(list(backend.programs.values())[-1]))
+        program = list(backend.programs.values())[-1]
+        print(layers(program, shapes.seen) if "--layers" in flags else table(program))
         return
     path = dispatch.choose().path.name
     serve(run, program=f"tinydiff {weights}", version=__version__, path=path, disk=disk_bytes(Path(folder) / part))
