@@ -22,7 +22,6 @@ other programs, or of pages that must be read from storage first.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -189,13 +188,13 @@ def programs(network: str, part: str, weights: str, size: int, batch: int, threa
 
 def cost(made: list[Program], d: Device) -> Cost:
     seconds: dict[str, float] = {}
-    launches: Counter[str] = Counter()
+    launches: dict[str, int] = {}
     weights: dict[int, int] = {}
     for program in made:
         for action in program.actions:
             if isinstance(action, Launch):
                 seconds[action.kernel] = seconds.get(action.kernel, 0.0) + seconds_of(action, d)
-                launches[action.kernel] += 1
+                launches[action.kernel] = launches.get(action.kernel, 0) + 1
                 weights |= {id(c): c.nbytes for c in action.constants if c.ndim > 1}
     arena = max(program.arena_bytes for program in made)
     return Cost(seconds, launches, sum(weights.values()), arena)
