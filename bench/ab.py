@@ -50,6 +50,8 @@ def main() -> int:
     try:
         for one in both:
             one.ready()
+            if one.failed:
+                raise SystemExit(f"{one.name}: {one.failed}")
         for number in range(options.rounds):
             for one in both if number % 2 else both[::-1]:
                 time.sleep(SETTLE)

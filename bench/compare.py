@@ -1,24 +1,42 @@
-"""Programs side by side: all loaded, run in turn, medians and ratios.
+"""Programs side by side on the same weights and the same numbers: all loaded, run in turn, outputs compared, medians
+and ratios.
 
-    python bench/compare.py MODEL ours:int8 torch openvino sdcpp:q8_0 --part unet --size 512 --threads 2 [--avx2]
-    --peers PYTHON    interpreter of the peers (their packages live in an environment of their own)
-    --file FILE       the same weights as a single file, for stable-diffusion.cpp
+    python bench/compare.py MODEL ours:int8 torch openvino:int8 sdcpp:q8_0 --part unet --size 512 --threads 2 [--avx2]
+    --peers PYTHON      interpreter of the peers (bench/peers/make_env.sh makes their environment)
+    --file FILE         the same weights as a single file, for stable-diffusion.cpp
+    --markdown FILE, --plot FILE, --json FILE       the table for a README, a PNG of it, all numbers
 
-`--avx2` holds everybody to AVX2. Every line names the CPU; raw seconds go to standard output as JSON at the end.
+MODEL is a diffusers folder. Programs: ours:WEIGHTS, torch[:compiled], openvino:f32|int8w|int8, onnxruntime:f32|int8,
+sdcpp:f32|q8_0|q4_0. Ratios are against the first, with a bootstrap interval of the ratios of each round. Outputs are
+compared with the first `torch` (float32) among the programs, else with the first program; one whose output is
+farther than FAR is marked. `--avx2` holds everybody to AVX2 (stable-diffusion.cpp: as it was built). A program that
+fails is a row with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent / "peers"
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), *(str(HERE.parent / part) for part in ("kernels", "weights"))]
+
+import numpy as np  # noqa: E402
+
+from tinydiff.bench.statistics import Interval, ratio_interval  # noqa: E402
+from tinydiff.commands.progress import byte_count  # noqa: E402
+from tinydiff_kernels.cpu import this_cpu  # noqa: E402
+
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -27,63 +45,185 @@ AVX2 = {
     "OPENBLAS_CORETYPE": "Haswell",
     "TINYDIFF_PATH": "avx2",
 }
-
-
 SETTLE = 0.5  # seconds: thread pools of the one before spin for a while after their work
+FAR = 10.0  # decibels of signal to error below which a program computes something else
+SCRIPTS = {"torch": "torch_diffusers.py", "openvino": "openvino_step.py", "onnxruntime": "onnxruntime_step.py"}
+DEFAULTS = {"ours": "float32", "torch": "eager", "openvino": "f32", "onnxruntime": "f32", "sdcpp": "q8_0"}
+NOT_RUN = {  # programs that people ask for, and why they have no row with numbers
+    "OnnxStream": "not tried: no package was found in the registries; it is built and its models are converted by hand",
+    "ncnn": "not tried: the UNet would have to be converted with pnnx first",
+}
 
 
 class Program:
-    """One program of the comparison, loaded and waiting."""
+    """One program of the comparison, loaded and waiting. `failed` says why it cannot take part."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         self.name = name
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (as long as the process)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.log, text=True, env=environment)
         self.seconds: list[float] = []
+        self.about: dict[str, Any] = {}
+        self.failed = ""
+        self.peak = 0
+        self.decibels: float | None = None
 
     def ready(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("ready "):
-                print(f"{self.name}: {line[6:].strip()}", flush=True)
+                self.about = json.loads(line[6:])
+                print(f"{self.name}: {line[6:].strip()}", file=sys.stderr, flush=True)
                 return
-        raise SystemExit(f"{self.name} ended before it was ready (exit {self.process.wait()})")
+        self.process.wait()
+        self.log.seek(0)
+        last = self.log.read().strip().splitlines()[-1:] or ["no message"]
+        self.failed = f"ended with code {self.process.returncode}: {last[0][:200]}"
+        print(f"{self.name}: {self.failed}", file=sys.stderr, flush=True)
 
-    def run(self) -> None:
+    def ask(self, line: str) -> str:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self.seconds.append(float(self.process.stdout.readline()))
+        try:
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline().strip()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            self.failed = f"ended while it was asked to {line.split()[0]}"
+        return answer
+
+    def run(self) -> None:
+        if answer := self.ask("go"):
+            self.seconds.append(float(answer))
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
+        self.log.close()
 
 
 def command_of(name: str, options: argparse.Namespace) -> list[str]:
-    kind, _, setting = name.partition(":")
-    common = [str(options.size), str(options.threads)]
+    kind, _, given = name.partition(":")
+    setting, common = given or DEFAULTS[kind], [str(options.size), str(options.threads)]
+    peers = HERE / "peers"
     if kind == "ours":
-        return [sys.executable, str(HERE / "ours.py"), options.part, options.model, setting or "float32", *common]
+        return [sys.executable, str(peers / "ours.py"), options.part, options.model, setting, *common]
     if kind == "sdcpp":
-        return [options.peers, str(HERE / "sdcpp.py"), options.file, setting or "q8_0", *common]
-    script = {"torch": "torch_diffusers.py", "openvino": "openvino_step.py"}[kind]
-    return [options.peers, str(HERE / script), options.part, options.model, *common]
+        return [options.peers, str(peers / "sdcpp.py"), options.file or "", setting, *common]
+    return [options.peers, str(peers / SCRIPTS[kind]), options.part, options.model, setting, *common]
 
 
-def main() -> None:
+def collect(programs: list[Program], rounds: int, *, hold: bool) -> None:
+    """Load one after the other, outputs first, then times in turn, then memory."""
+    for program in programs:
+        program.ready()
+    compare_outputs([p for p in programs if not p.failed])
+    if hold:
+        print("all loaded", flush=True)
+        sys.stdin.readline()
+    for _ in range(rounds):
+        for program in (p for p in programs if not p.failed):
+            time.sleep(SETTLE)
+            program.run()
+        print("round", *(f"{p.seconds[-1]:.3f}" for p in programs if p.seconds), file=sys.stderr, flush=True)
+    for program in (p for p in programs if not p.failed):
+        program.peak = int(program.ask("memory") or 0)
+
+
+def compare_outputs(programs: list[Program]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        saved = {}
+        for number, program in enumerate(programs):
+            file = f"{folder}/{number}.npy"
+            if program.ask(f"output {file}") == "saved":
+                saved[program.name] = np.load(file).astype(np.float64)
+        judge = next((name for name in saved if name.startswith("torch")), next(iter(saved), None))
+        for program in programs:
+            if judge is not None and program.name in saved and program.name != judge:
+                program.decibels = decibels(saved[judge], saved[program.name])
+
+
+def decibels(wanted: Any, got: Any) -> float:
+    if wanted.shape != got.shape:
+        return -np.inf
+    error = float(np.square(got - wanted).mean())
+    return float(10 * np.log10(float(np.square(wanted).mean()) / error)) if error else 300.0
+
+
+# ------------------------------------------------------------------------------------------------ what is said
+
+
+def against_first(programs: list[Program]) -> dict[str, Interval | None]:
+    """Ratio of times to the first program's: runs of one round met the same minute, so ratios are taken within
+    rounds."""
+    first = programs[0].seconds
+    found = {}
+    for program in programs:
+        ratios = [b / a for a, b in zip(first, program.seconds, strict=False)]
+        found[program.name] = ratio_interval([1.0] * len(ratios), ratios)
+    return found
+
+
+def rows(programs: list[Program]) -> Iterator[list[str]]:
+    intervals = against_first(programs)
+    for program in programs:
+        if program.failed or not program.seconds:
+            yield [program.name, "-", "-", "-", "-", "-", program.failed or "no time"]
+            continue
+        interval, middle = intervals[program.name], statistics.median(program.seconds)
+        ratio = "1" if program is programs[0] else f"{middle / statistics.median(programs[0].seconds):.2f}"
+        if interval is not None and program is not programs[0]:
+            ratio = f"{interval.ratio:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+        quality = "not comparable" if program.decibels is None else f"{program.decibels:.1f} dB"
+        if program.decibels is not None and program.decibels < FAR:
+            quality += ": computes something else"
+        yield [
+            f"{program.about['program']} {program.about.get('version', '')}".strip(),
+            f"{middle:.3f}",
+            ratio,
+            f"{program.about['load_seconds']:.1f}",
+            byte_count(program.peak),
+            byte_count(program.about["disk"]),
+            quality,
+        ]
+    for name, why in NOT_RUN.items():
+        yield [name, "-", "-", "-", "-", "-", why]
+
+
+HEAD = ["program", "seconds", "ratio to the first", "load s", "peak RSS", "on disk", "output against torch"]
+
+
+def markdown(programs: list[Program], options: argparse.Namespace) -> str:
+    cpu = this_cpu()
+    held = "; all held to AVX2" if options.avx2 else ""
+    what = f"{options.part}, {options.size}x{options.size}, {options.threads} threads, {options.rounds} rounds{held}"
+    table = [HEAD, ["---"] * len(HEAD), *rows(programs)]
+    lines = [f"{datetime.date.today()}, {cpu.model} ({' '.join(sorted(cpu.features))}), {what}.", ""]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)]) + "\n"
+
+
+def plot(programs: list[Program], options: argparse.Namespace) -> None:
+    from matplotlib.figure import Figure
+
+    shown = [p for p in programs if p.seconds and not p.failed]
+    figure = Figure(figsize=(7, 1 + 0.4 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    middles = [statistics.median(p.seconds) for p in shown]
+    spread = [[m - min(p.seconds) for m, p in zip(middles, shown, strict=True)],
+              [max(p.seconds) - m for m, p in zip(middles, shown, strict=True)]]  # fmt: skip
+    axes.barh([p.about["program"] for p in shown], middles, xerr=spread, color=["C1", *["C0"] * (len(shown) - 1)])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"seconds: {options.part}, {options.size}x{options.size}, {options.threads} threads")
+    figure.savefig(options.plot, format="png", dpi=120)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a diffusers folder")
-    parser.add_argument(
-        "programs", nargs="+", help="ours:WEIGHTS, torch, openvino, sdcpp:TYPE; ratios are against the first"
-    )
+    parser.add_argument("programs", nargs="+", help="ratios are against the first")
     parser.add_argument("--part", choices=("unet", "vae"), default="unet")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
@@ -92,31 +232,55 @@ def main() -> None:
     parser.add_argument("--hold", action="store_true", help="when all are loaded, wait for a line on standard input")
     parser.add_argument("--peers", default=sys.executable, help="Python of the peers")
     parser.add_argument("--file", help="single file for stable-diffusion.cpp")
+    for flag in ("--markdown", "--plot", "--json"):
+        parser.add_argument(flag)
     options = parser.parse_args()
+    if unknown := [name for name in options.programs if name.partition(":")[0] not in DEFAULTS]:
+        parser.error(f"unknown program {unknown[0]}; known: {', '.join(DEFAULTS)}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
     environment |= {"OMP_NUM_THREADS": str(options.threads), **(AVX2 if options.avx2 else {})}
+    places = [str(HERE.parent / part) for part in (".", "kernels", "weights")]
+    environment["PYTHONPATH"] = os.pathsep.join(places)
     programs = [Program(name, command_of(name, options), environment) for name in options.programs]
     try:
-        for program in programs:
-            program.ready()
-        if options.hold:
-            print("all loaded", flush=True)
-            sys.stdin.readline()
-        for _ in range(options.rounds):
-            for program in programs:
-                time.sleep(SETTLE)
-                program.run()
-            print("round", *(f"{program.seconds[-1]:.3f}" for program in programs), flush=True)
+        collect(programs, options.rounds, hold=options.hold)
     finally:
         for program in programs:
             program.end()
-    first = statistics.median(programs[0].seconds)
-    for program in programs:
-        middle = statistics.median(program.seconds)
-        low, high = min(program.seconds), max(program.seconds)
-        print(f"{program.name:24} {middle:8.3f} s ({low:.3f} to {high:.3f}) {middle / first:6.2f}x the first")
-    print(json.dumps({"options": vars(options), "seconds": {p.name: p.seconds for p in programs}}))
+    text = markdown(programs, options)
+    print(text)
+    if options.markdown:
+        Path(options.markdown).write_text(text, encoding="utf-8")
+    if options.plot:
+        plot(programs, options)
+    if options.json:
+        Path(options.json).write_text(json.dumps(record(programs, options), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def record(programs: list[Program], options: argparse.Namespace) -> dict[str, Any]:
+    """Every number, for bench/results/."""
+    cpu = this_cpu()
+    settings = {key: getattr(options, key) for key in ("part", "size", "threads", "rounds", "avx2")}
+    made = [
+        {
+            "name": p.name,
+            "failed": p.failed,
+            "about": p.about,
+            "seconds": p.seconds,
+            "peak_bytes": p.peak,
+            "decibels": p.decibels,
+        }
+        for p in programs
+    ]
+    return {
+        "date": str(datetime.date.today()),
+        "cpu": f"{cpu.model}, {' '.join(sorted(cpu.features))}",
+        "versions": {p.name: p.about.get("version", "") for p in programs},
+        "runs": [{**settings, "programs": made}],
+        "not_run": NOT_RUN,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

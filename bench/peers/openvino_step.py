@@ -1,6 +1,10 @@
-"""OpenVINO on the CPU, float32 arithmetic.  openvino_step.py unet|vae MODEL SIZE THREADS
+"""OpenVINO on the CPU.  openvino_step.py unet|vae MODEL f32|int8w|int8 SIZE THREADS
 
-Converted once, from torch, to MODEL/openvino-PART-SIZE.xml.
+    f32      float32 arithmetic
+    int8w    8-bit weights, one scale a channel (nncf.compress_weights)
+    int8     weights and activations: NNCF's post-training quantisation on CALIBRATION random inputs of unit scale
+
+Converted once, from torch, into the folder `openvino` beside the model.
 """
 
 from __future__ import annotations
@@ -11,11 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
-from protocol import serve
+from protocol import TIMESTEP, disk_bytes, inputs, serve
+
+import openvino as ov  # isort: skip  (after the clock has been started)
+
+CALIBRATION = 8
 
 
-def convert(part: str, folder: Path, side: int, target: Path) -> None:
+def file_of(folder: Path, part: str, kind: str, size: int) -> Path:
+    return folder / "openvino" / f"{part}-{kind}-{size}.xml"
+
+
+def convert(part: str, folder: Path, size: int, target: Path) -> None:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -30,35 +41,59 @@ def convert(part: str, folder: Path, side: int, target: Path) -> None:
             )
 
     kind: Any = UNet2DConditionModel if part == "unet" else AutoencoderKL
-    inputs = [torch.randn(1, 4, side, side)]
-    if part == "unet":
-        inputs += [torch.tensor([500.0]), torch.randn(1, 77, 768)]
+    given = [torch.from_numpy(x) for x in feed(part, inputs(part, folder, size))]
     with torch.inference_mode():
         network = Wrapped(kind.from_pretrained(folder / part).eval())
-        model = ov.convert_model(network, example_input=tuple(inputs), input=[tuple(x.shape) for x in inputs])
-    ov.save_model(model, target, compress_to_fp16=True)
+        model = ov.convert_model(network, example_input=tuple(given), input=[tuple(x.shape) for x in given])
+    ov.save_model(model, target, compress_to_fp16=False)
+
+
+def feed(part: str, given: list[Any]) -> list[Any]:
+    """The inputs in the model's order."""
+    return [given[0], np.array([TIMESTEP], np.float32), given[1]] if part == "unet" else given
+
+
+def compress(part: str, kind: str, source: Path, given: list[Any], target: Path) -> None:
+    import nncf
+
+    model = ov.Core().read_model(source)
+    if kind == "int8w":
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    else:
+        rng = np.random.default_rng(1)
+        steps = np.linspace(1, 999, CALIBRATION)
+        sets = [[rng.normal(size=x.shape).astype(np.float32) for x in given] for _ in steps]
+        for one, step in zip(sets, steps, strict=True):
+            if part == "unet":
+                one[1] = np.array([step], np.float32)
+        model = nncf.quantize(model, nncf.Dataset(sets), subset_size=CALIBRATION, model_type=nncf.ModelType.TRANSFORMER)
+    ov.save_model(model, target, compress_to_fp16=False)
 
 
 def main() -> None:
-    part, where, size, threads = sys.argv[1:]
-    folder, side = Path(where), int(size) // 8
-    target = folder / f"openvino-{part}-{size}.xml"
-    if not target.exists():
-        convert(part, folder, side, target)
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # give torch's memory back
+    part, where, kind, size, threads = sys.argv[1:]
+    folder = Path(where)
+    given = feed(part, inputs(part, folder, int(size)))
+    for wanted in dict.fromkeys(("f32", kind)):
+        target = file_of(folder, part, wanted, int(size))
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            if wanted == "f32":
+                convert(part, folder, int(size), target)
+            else:
+                compress(part, wanted, file_of(folder, part, "f32", int(size)), given, target)
+            os.execv(sys.executable, [sys.executable, *sys.argv])  # give the converter's memory back
     core = ov.Core()
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": int(threads)})
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    target = file_of(folder, part, kind, int(size))
     request = core.compile_model(target, "CPU", hints).create_infer_request()
-    inputs = [np.random.randn(1, 4, side, side).astype(np.float32)]
-    if part == "unet":
-        inputs += [np.array([500.0], np.float32), np.random.randn(1, 77, 768).astype(np.float32)]
 
-    def run() -> None:
-        request.infer(inputs)
+    def run() -> Any:
+        return request.infer(given)[0]
 
-    run()
-    serve(run, program="OpenVINO float32", version=ov.__version__)
+    size_on_disk = disk_bytes(target, target.with_suffix(".bin"))
+    serve(run, program=f"OpenVINO {kind}", version=ov.__version__, disk=size_on_disk)
 
 
 if __name__ == "__main__":

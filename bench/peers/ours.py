@@ -1,7 +1,7 @@
-"""tinydiff: one UNet step or VAE decode of a diffusers folder.  ours.py unet|vae MODEL WEIGHTS SIZE THREADS [--table]
+"""tinydiff: one UNet step or VAE decode of a diffusers folder.  ours.py unet|vae MODEL WEIGHTS SIZE THREADS [FLAG]
 
 WEIGHTS: float32, float16, int8, int4, or int8_limited (pairs of weights bounded for AVX2's vpmaddubsw).
---table prints, once, where the time of a run goes instead of serving.
+Flags print, once, where the time of a run goes instead of serving: --table by kernel, --layers by shape of layer.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from protocol import serve
+from protocol import TIMESTEP, disk_bytes, inputs, serve
 
+from tinydiff import __version__
+from tinydiff.bench.shapes import shape_of
 from tinydiff.config import UNetConfig, VAEConfig
 from tinydiff.parameters import Parameters
 from tinydiff.recipe import kind_of
@@ -24,12 +25,9 @@ from tinydiff.vae import VAE
 from tinydiff_kernels import dispatch
 from tinydiff_kernels.compiled.backend import Compiled
 from tinydiff_kernels.compiled.program import Launch, Program
-from tinydiff_kernels.cpu import this_cpu
 from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul.packing import Kind
 from tinydiff_weights.safetensors import open_safetensors
-
-FACTOR = 8  # pixels to a latent
 
 
 def kinds(part: str, weights: str) -> Callable[[MatmulWeight], Kind]:
@@ -44,14 +42,12 @@ def load(part: str, folder: Path, weights: str, size: int, threads: int) -> tupl
     config = json.loads((folder / part / "config.json").read_text())
     tensors = open_safetensors(folder / part / "diffusion_pytorch_model.safetensors").tensors
     backend = Compiled(kinds(part, weights), threads=threads)
-    rng, latents = np.random.default_rng(0), (1, 4, size // FACTOR, size // FACTOR)
-    sample = rng.normal(size=latents).astype(np.float32)
+    given = inputs(part, folder, size)
     if part == "vae":
         vae = VAE(VAEConfig.from_json(config, part), Parameters(tensors, part), backend)
-        return lambda: vae.decode(sample), backend
-    context = rng.normal(size=(1, 77, config["cross_attention_dim"])).astype(np.float32)
+        return lambda: vae.decode(given[0]), backend
     unet = UNet(UNetConfig.from_json(config, part), Parameters(tensors, part), backend)
-    return lambda: unet(sample, 500.0, context), backend
+    return lambda: unet(given[0], TIMESTEP, given[1]), backend
 
 
 def table(program: Program) -> str:
@@ -72,21 +68,52 @@ def table(program: Program) -> str:
     return "\n".join(rows)
 
 
+def layers(program: Program, shapes: list[Any]) -> str:
+    """Milliseconds, kernels and rate of the layers of each shape; `shapes` are those of the program's steps."""
+    seconds: Counter[str] = Counter()
+    work: Counter[str] = Counter()
+    kernels: dict[str, set[str]] = {}
+    steps: dict[str, set[int]] = {}
+    for action, taken in zip(program.actions, program.seconds, strict=True):
+        name = str(shapes[action.step] or "embedding")
+        seconds[name] += taken
+        steps.setdefault(name, set()).add(action.step)
+        if isinstance(action, Launch):
+            kernels.setdefault(name, set()).add(action.kernel)
+            work[name] += action.work if action.kernel.startswith(("matmul", "attention")) else 0
+    whole, rows = sum(seconds.values()), []
+    for name, taken in seconds.most_common():
+        rate = f"{2 * work[name] / taken / 1e9:6.0f}"
+        rows.append(f"{1e3 * taken:8.2f} ms {taken / whole:6.1%} {len(steps[name]):3} x {rate} GOP/s  {name}")
+    return "\n".join(rows)
+
+
+class Shapes:
+    """An observer that keeps the shape of every operation of the last run."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def before(self, operation: Any) -> None:
+        self.seen.append(shape_of(operation))
+
+    def after(self, operation: Any, result: Any) -> None:
+        """Nothing to learn."""
+
+
 def main() -> None:
     part, folder, weights, size, threads, *flags = sys.argv[1:]
     run, backend = load(part, Path(folder), weights, int(size), int(threads))
-    run()
-    if "--table" in flags:
-        backend.profile = True
+    if flags:
         run()
-        print(table(list(backend.programs.values())[-1]))
+        backend.profile, shapes = True, Shapes()
+        backend.observers.append(shapes)
+        run()
+        program = list(backend.programs.values())[-1]
+        print(layers(program, shapes.seen) if "--layers" in flags else table(program))
         return
     path = dispatch.choose().path.name
-
-    def once() -> None:
-        run()
-
-    serve(once, program=f"tinydiff {weights}", path=path, cpu=this_cpu().model)
+    serve(run, program=f"tinydiff {weights}", version=__version__, path=path, disk=disk_bytes(Path(folder) / part))
 
 
 if __name__ == "__main__":

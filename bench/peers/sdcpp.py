@@ -1,7 +1,8 @@
 """stable-diffusion.cpp with flash attention: seconds per UNet step.  sdcpp.py FILE q8_0|q4_0|f32 SIZE THREADS
 
 One picture of many steps without guidance is begun; its progress callback, called after each step, holds it until the
-next step is asked for. So steps are timed one by one, in turn with others, and the slow decoder is never reached.
+next step is asked for. So steps are timed one by one, in turn with others, and the slow decoder is never reached. It
+takes no latents, so its output cannot be compared.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+from protocol import STARTED, disk_bytes, peak_bytes
+
+import stable_diffusion_cpp  # isort: skip  (after the clock has been started)
 from stable_diffusion_cpp import StableDiffusion
 
 STEPS = 100  # more than anybody will ask for
@@ -25,18 +30,34 @@ def main() -> None:
     model = StableDiffusion(
         model_path=file, n_threads=int(threads), wtype=kind, diffusion_flash_attn=True, verbose=False, enable_mmap=True
     )
+    about = {
+        "program": f"stable-diffusion.cpp {kind}",
+        "version": getattr(stable_diffusion_cpp, "__version__", "unknown"),
+        "disk": disk_bytes(Path(file)),  # holds all networks
+    }
     calls, started = 0, 0.0
+
+    def say(text: object) -> None:
+        print(text, file=out, flush=True)
 
     def after_step(*_progress: Any) -> None:
         nonlocal calls, started
         calls += 1
         if calls == UNCOUNTED:
-            print("ready", json.dumps({"program": f"stable-diffusion.cpp {kind}"}), file=out, flush=True)
+            say("ready " + json.dumps(about | {"load_seconds": round(time.perf_counter() - STARTED, 2)}))
         elif calls > UNCOUNTED:
-            print(time.perf_counter() - started, file=out, flush=True)
-        if calls >= UNCOUNTED and not sys.stdin.readline():
-            os._exit(0)
+            say(time.perf_counter() - started)
+        if calls >= UNCOUNTED:
+            wait()
         started = time.perf_counter()
+
+    def wait() -> None:
+        """Until the next step is asked for; `protocol.py` has the words."""
+        for line in iter(sys.stdin.readline, ""):
+            if line.startswith("go"):
+                return
+            say(peak_bytes() if line.startswith("memory") else "none")
+        os._exit(0)
 
     model.generate_image(
         prompt="a cat", width=int(size), height=int(size), cfg_scale=1.0, sample_steps=STEPS, sample_method="euler",

@@ -1,4 +1,4 @@
-"""torch and diffusers, float32, channels last.  torch_diffusers.py unet|vae MODEL SIZE THREADS"""
+"""torch and diffusers, float32, channels last.  torch_diffusers.py unet|vae MODEL eager|compiled SIZE THREADS"""
 
 from __future__ import annotations
 
@@ -6,25 +6,41 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+from protocol import TIMESTEP, disk_bytes, inputs, serve
+
+import torch  # isort: skip  (after the clock has been started)
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from protocol import serve
 
 
 def main() -> None:
-    part, folder, size, threads = sys.argv[1:]
+    part, where, mode, size, threads = sys.argv[1:]
+    folder = Path(where)
     torch.set_num_threads(int(threads))
     kind: Any = UNet2DConditionModel if part == "unet" else AutoencoderKL
-    network = kind.from_pretrained(Path(folder) / part).eval().to(memory_format=torch.channels_last)
-    latents = torch.randn(1, 4, int(size) // 8, int(size) // 8).to(memory_format=torch.channels_last)
-    context, timestep = torch.randn(1, 77, 768), torch.tensor([500.0])
+    network = kind.from_pretrained(folder / part).eval().to(memory_format=torch.channels_last)
+    given = [torch.from_numpy(x) for x in inputs(part, folder, int(size))]
+    given[0] = given[0].to(memory_format=torch.channels_last)
+    timestep = torch.tensor([TIMESTEP])
 
-    def run() -> None:
+    def forward() -> Any:
+        if part == "unet":
+            return network(given[0], timestep, given[1], return_dict=False)[0]
+        return network.decode(given[0], return_dict=False)[0]
+
+    called = torch.compile(forward) if mode == "compiled" else forward
+
+    def run() -> Any:
         with torch.inference_mode():
-            _ = network(latents, timestep, context) if part == "unet" else network.decode(latents)
+            return called().numpy()
 
-    run()
-    serve(run, program="torch float32", version=torch.__version__, capability=torch.backends.cpu.get_cpu_capability())
+    capability = torch.backends.cpu.get_cpu_capability()
+    serve(
+        run,
+        program=f"torch float32 {mode}",
+        version=torch.__version__,
+        capability=capability,
+        disk=disk_bytes(folder / part),
+    )
 
 
 if __name__ == "__main__":

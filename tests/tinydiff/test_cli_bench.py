@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,24 @@ def test_submitted_results_keep_the_schema() -> None:
             assert schema.problems(data) == [], file.name
         else:
             assert {"date", "cpu", "versions", "runs"} <= set(data), file.name
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cli.cwd / "a.json").write_text(json.dumps(a_file([1.0])))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    refused(cli, 2, "pip install 'tinydiff[bench]'", "bench", "plot", "a.json", "a.png")
+
+
+def test_predictions(cli: Cli) -> None:
+    result = cli("bench", "predict", "--device", "raspberry-pi-5", "--model", "bk-tiny", "--size", "64x64")
+    assert result.code == 0
+    assert result.out.startswith("PREDICTION for Raspberry Pi 5, not a measurement")
+    found = json.loads(
+        cli("bench", "predict", "--device", "pixel-8", "--model", "bk-tiny", "--size", "64x64", "--json").out
+    )
+    assert set(found["stages"]) == {"text", "step", "decode"}
+    refused(cli, 2, "needs --device", "bench", "predict")
+    refused(cli, 2, "square pictures", "bench", "predict", "--device", "pixel-8", "--size", "64x128")
 
 
 def test_reading_refuses_what_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

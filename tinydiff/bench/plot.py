@@ -14,6 +14,7 @@ def save(data: Mapping[str, Any], file: str | Path) -> None:
     """Write a PNG. InvalidArgumentError where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter
     except ImportError:
         raise InvalidArgumentError("--plot needs matplotlib: pip install 'tinydiff[bench]'") from None
     runs = [run for run in data["runs"] if "skipped" not in run]
@@ -30,6 +31,9 @@ def save(data: Mapping[str, Any], file: str | Path) -> None:
         axes[0].plot([], [], f"C{place}", linewidth=6, label=name)
     axes[0].set_yticks(range(len(runs)), [described(run["settings"]) for run in runs], fontsize=8)
     axes[0].set_xscale("log")
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].xaxis.set_major_formatter("{x:g}")
+    axes[0].xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_xlabel("seconds (boxes: quartiles)")
     axes[0].legend(fontsize=8)
     for run in long:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinydiff.bench.statistics import Summary, ratio_interval, verdict
 from tinydiff.commands.progress import byte_count
+
+if TYPE_CHECKING:  # loads the networks
+    from tinydiff.bench.predict import Cost, Device
 
 Json = Mapping[str, Any]
 THROTTLED = 1.05  # the last fifth against the first, from which on slowing down is said
@@ -116,3 +119,29 @@ def compared(first: Json, second: Json) -> Iterator[str]:
             yield f"  peak memory {change:.3f} (one number each, no interval)"
     if not matched:
         yield "no run of one file has the settings of a run of the other: there is nothing to compare"
+
+
+def predicted(d: Device, stages_of: Mapping[str, Cost], what: str, steps: int) -> Iterator[str]:
+    """A prediction, labelled as one on every line that has a figure, with what it assumes."""
+    yield f"PREDICTION for {d.name}, not a measurement: {what}"
+    for name, one in stages_of.items():
+        yield f"  predicted {name:6} {seconds(one.total)}"
+    whole = stages_of["text"].total + steps * stages_of["step"].total + stages_of["decode"].total
+    yield f"  predicted picture of {steps} steps: {seconds(whole)}"
+    weights, arena = (max(getattr(one, kind) for one in stages_of.values()) for kind in ("weights", "arena"))
+    total = sum(one.weights for one in stages_of.values())
+    yield (
+        f"  predicted memory: weights {byte_count(total)} (largest network {byte_count(weights)}), "
+        f"activations {byte_count(arena)}; the device has {byte_count(d.memory)}"
+    )
+    step = stages_of["step"]
+    yield "  predicted seconds of a step by kernel:"
+    for kernel, taken in sorted(step.seconds.items(), key=lambda pair: -pair[1]):
+        yield f"    {kernel:18} {step.launches[kernel]:4} launches  {seconds(taken):>9}  {taken / step.total:5.1%}"
+    yield "  assumed:"
+    yield from (f"    {text}" for text in d.assumptions)
+    yield "  sources:"
+    yield from (f"    {source['what']}: {source['url']}" for source in d.sources)
+    if d.published:
+        yield "  measured by others, with other programs:"
+        yield from (f"    {one['what']}: {one['url']}" for one in d.published)

@@ -29,10 +29,12 @@ def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> i
 
         plot.save(read(words[1]), words[2])
         console.result(words[2])
+    elif words == ["predict"]:
+        _predict(args, console)
     else:
         raise InvalidArgumentError(
             f"bench {' '.join(words)[:60]!r} is not known; there are: tinydiff bench, bench compare A.json B.json,"
-            " bench plot A.json PICTURE.png"
+            " bench plot A.json PICTURE.png, bench predict --device NAME"
         )
     return 0
 
@@ -79,6 +81,29 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
         "minutes": _minutes(args.minutes),
         "cold": args.cold,
     }
+
+
+def _predict(args: argparse.Namespace, console: Console) -> None:
+    from dataclasses import asdict
+
+    from tinydiff.bench import predict, text
+
+    if args.device is None:
+        raise InvalidArgumentError(f"bench predict needs --device: one of {', '.join(predict.devices())}")
+    device = predict.device(args.device)
+    model, weights = args.model or "sd15", args.weights or "int8"
+    sizes = [settings.read("size", args.size or "512x512", "--size")]
+    steps = settings.read("steps", args.steps or "20", "--steps")
+    cfg = settings.read("cfg", args.cfg or "7.5", "--cfg")
+    if sizes[0][0] != sizes[0][1]:
+        raise InvalidArgumentError("bench predict knows square pictures only: --size NxN")
+    made = predict.picture(model, device, weights=weights, size=sizes[0][0], steps=steps, guided=cfg != 1)
+    what = f"{model}, {weights}, {sizes[0][0]}x{sizes[0][0]}, {'guided' if cfg != 1 else 'no guidance'}"
+    if args.json:
+        stages = {name: asdict(one) | {"seconds_in_all": one.total} for name, one in made.items()}
+        console.result(json.dumps({"prediction": what, "device": asdict(device), "stages": stages}, indent=1))
+    else:
+        console.result("\n".join(text.predicted(device, made, what, steps)))
 
 
 def _memories(given: str | None) -> list[str]:

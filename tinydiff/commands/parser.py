@@ -192,6 +192,7 @@ def _bench(p: Parser) -> None:
 tinydiff bench                        measure; every combination of the values that have commas
 tinydiff bench compare A.json B.json  the second against the first, with intervals
 tinydiff bench plot A.json FILE.png   (needs matplotlib)
+tinydiff bench predict --device NAME  what a machine that is not here would take; --model sd15, sd21, sdxl or bk-tiny
 The JSON is described in tinydiff/bench/schema.py."""
     p.add_argument("words", nargs="*", metavar="WORD", help="nothing, or one of the forms below")
     for flag, value, what in (
@@ -203,6 +204,7 @@ The JSON is described in tinydiff/bench/schema.py."""
         ("--steps", "N", "denoising steps"),
         ("--cfg", "S", "guidance scale"),
         ("--backend", "B", "auto, numba or reference"),
+        ("--device", "NAME", "of predict: pixel-8, galaxy-s23, raspberry-pi-5, raspberry-pi-4 ..."),
         ("--minutes", "M", "then pictures without a pause for so long: does it slow down?"),
         ("--plot", "FILE", "a PNG of the times (needs matplotlib)"),
         ("--submit-file", "FILE", "write the JSON there, to be added to bench/results/"),
