@@ -50,7 +50,7 @@ FAR = 10.0  # decibels of signal to error below which a program computes somethi
 SCRIPTS = {"torch": "torch_diffusers.py", "openvino": "openvino_step.py", "onnxruntime": "onnxruntime_step.py"}
 DEFAULTS = {"ours": "float32", "torch": "eager", "openvino": "f32", "onnxruntime": "f32", "sdcpp": "q8_0"}
 NOT_RUN = {  # programs that people ask for, and why they have no row with numbers
-    "OnnxStream": "not tried: no package was found in the registries; it is built and its models are converted by hand",
+    "OnnxStream": "not tried: built from source, its models converted by hand",
     "ncnn": "not tried: the UNet would have to be converted with pnnx first",
 }
 
@@ -68,6 +68,7 @@ class Program:
         self.failed = ""
         self.peak = 0
         self.decibels: float | None = None
+        self.judge = False  # its output is what the others' are compared with
 
     def ready(self) -> None:
         assert self.process.stdout is not None
@@ -142,6 +143,7 @@ def compare_outputs(programs: list[Program]) -> None:
                 saved[program.name] = np.load(file).astype(np.float64)
         judge = next((name for name in saved if name.startswith("torch")), next(iter(saved), None))
         for program in programs:
+            program.judge = program.name == judge
             if judge is not None and program.name in saved and program.name != judge:
                 program.decibels = decibels(saved[judge], saved[program.name])
 
@@ -177,7 +179,9 @@ def rows(programs: list[Program]) -> Iterator[list[str]]:
         ratio = "1" if program is programs[0] else f"{middle / statistics.median(programs[0].seconds):.2f}"
         if interval is not None and program is not programs[0]:
             ratio = f"{interval.ratio:.2f} ({interval.low:.2f} to {interval.high:.2f})"
-        quality = "not comparable" if program.decibels is None else f"{program.decibels:.1f} dB"
+        quality = "the others' measure" if program.judge else "not comparable"
+        if program.decibels is not None:
+            quality = f"{program.decibels:.1f} dB"
         if program.decibels is not None and program.decibels < FAR:
             quality += ": computes something else"
         yield [
