@@ -110,6 +110,14 @@ def test_sixteen_bits_cost_little(direction: str) -> None:
         assert size == (plan.arena_bytes, plan.launches)
 
 
+def test_quantised_networks_have_exact_plans_only() -> None:
+    """A bit of difference before an int8 layer becomes a step of its rounding."""
+    told = case("kl", "int8", "encode", (1, 7, 5))
+    plans = ladder(told.forward, told.kinds, threads=2)[1:]
+    assert plans
+    assert all(plan.policy is not None and plan.policy.exact for plan in plans)
+
+
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 @pytest.mark.parametrize("name", ["kl", "taesd"])
 def test_plans_trade_work_for_memory(name: str, direction: str) -> None:

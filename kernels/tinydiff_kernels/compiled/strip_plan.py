@@ -18,6 +18,7 @@ from tinydiff_kernels.backend import Backend
 from tinydiff_kernels.compiled.arena import Lifetime
 from tinydiff_kernels.compiled.backend import fill
 from tinydiff_kernels.compiled.build import Builder, Operand, Strip
+from tinydiff_kernels.compiled.lower_matmul import QUANTISED
 from tinydiff_kernels.compiled.planned_weights import PlannedWeights
 from tinydiff_kernels.compiled.program import Buffer, Launch
 from tinydiff_kernels.compiled.strip_lines import DEFERRED, by_lines
@@ -187,6 +188,11 @@ class _Planner:
             moves.append(StripPolicy(2 * lines, modes))
         return moves
 
+    def _quantised(self) -> bool:
+        """Whether a convolution in strips has quantised weights."""
+        operations = (step.operation for step in self.trace.steps if by_lines(step))
+        return any(isinstance(o, op.Conv) and self.weights.kind_of(o.weight) in QUANTISED for o in operations)
+
     def _matters(self, index: int) -> bool:
         """Whether there is a choice for a step's result, and it is large."""
         step = self.trace.steps[index]
@@ -219,12 +225,14 @@ class _Planner:
 
     def all_states(self) -> Iterator[_State]:
         """From the whole image down, every state smaller than all before: first exact ones, as long as they are cheap,
-        then from the start again with 16 bits allowed."""
+        then from the start again with 16 bits allowed. Where layers are quantised all are exact: what falls on the
+        other side of a rounding would be as large an error as quantising itself."""
         yield self.whole
-        smallest = self.whole.arena
-        for self.rounding in (False, True):
+        smallest, exact_only = self.whole.arena, self._quantised()
+        for self.rounding in (False,) if exact_only else (False, True):
+            dear = float("inf") if exact_only or self.rounding else (1 + EXACT_WORK) * self.whole.work
             state: _State | None = self.state(self.start())
-            while state is not None and (self.rounding or state.work <= (1 + EXACT_WORK) * self.whole.work):
+            while state is not None and state.work <= dear:
                 if state.arena < smallest:
                     smallest = state.arena
                     yield state
