@@ -38,15 +38,16 @@ class Case:
     count: int  # operations
     whole: Floats
 
-    def run(self, policy: StripPolicy | None) -> tuple[Floats, int]:
-        """The result, and the arena of its program."""
+    def run(self, policy: StripPolicy | None) -> tuple[Floats, tuple[int, int]]:
+        """The result; the arena and the launches of its program."""
         self.backend.strips = policy
         result = self.forward(self.backend).array.astype(np.float32)
         *_, program = self.backend.programs.values()
-        return result, program.arena_bytes
+        return result, (program.arena_bytes, len(program.actions))
 
-    def planned(self, policy: StripPolicy | None) -> int:
-        return plan_policy(self.forward, self.kinds, policy, threads=2).arena_bytes
+    def planned(self, policy: StripPolicy | None) -> tuple[int, int]:
+        plan = plan_policy(self.forward, self.kinds, policy, threads=2)
+        return plan.arena_bytes, plan.launches
 
 
 @functools.cache
@@ -89,11 +90,11 @@ def test_every_policy_gives_the_bits_of_the_whole_image_in_the_planned_arena(
 ) -> None:
     told = case(name, weights, direction, size)
     for policy in policies(told.count, size[1]):
-        result, arena = told.run(policy)
+        result, size = told.run(policy)
         np.testing.assert_array_equal(result, told.whole, err_msg=str(policy))
-        assert arena == told.planned(policy), str(policy)
-    _, arena = told.run(None)
-    assert arena == told.planned(None)
+        assert size == told.planned(policy), str(policy)
+    _, size = told.run(None)
+    assert size == told.planned(None)
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])
@@ -104,9 +105,9 @@ def test_sixteen_bits_cost_little(direction: str) -> None:
     inexact = [plan for plan in plans if plan.policy is not None and not plan.policy.exact]
     assert inexact
     for plan in inexact[:: max(1, len(inexact) // 3)]:
-        result, arena = told.run(plan.policy)
+        result, size = told.run(plan.policy)
         assert 0 < relative(result, told.whole) < SIXTEEN_BITS
-        assert arena == plan.arena_bytes
+        assert size == (plan.arena_bytes, plan.launches)
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])
@@ -206,4 +207,4 @@ def test_a_policy_of_another_network_is_refused() -> None:
     result = told.forward(told.backend).array
     np.testing.assert_array_equal(result, told.whole)
     *_, program = told.backend.programs.values()
-    assert program.arena_bytes == told.planned(told.backend.strips[1])
+    assert (program.arena_bytes, len(program.actions)) == told.planned(told.backend.strips[1])

@@ -56,6 +56,7 @@ class _Cost:
 
     workspace: int
     work: int
+    launches: int
     offsets: dict[int, int]
 
 
@@ -64,10 +65,10 @@ class _Sizing(Builder):
 
     def __init__(self, known: dict[Any, _Cost], *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.work, self.offsets, self._passes = 0, dict[int, int](), known
+        self.work, self.launches, self.offsets, self._passes = 0, 0, dict[int, int](), known
 
     def launch(self, kernel: str, count: int, fields: Mapping[int, Operand], work: int) -> None:
-        self.work += work
+        self.work, self.launches = self.work + work, self.launches + 1
         for operand in fields.values():
             if isinstance(operand, Buffer):
                 self._use(operand)
@@ -84,23 +85,24 @@ class _Sizing(Builder):
         if cost is None:
             cost = self._passes[key] = self._measured(workspace, strips)
         workspace.life.nbytes = cost.workspace
-        self.work += cost.work
+        self.work, self.launches = self.work + cost.work, self.launches + cost.launches
         self.offsets |= cost.offsets
         self.span_launches([workspace, *outer], start)
 
     def _measured(self, workspace: Buffer, strips: Sequence[Strip]) -> _Cost:
-        seen: dict[Any, int] = {}
-        before, work, offsets, self.offsets = self.work, 0, self.offsets, {}
+        seen: dict[Any, tuple[int, int]] = {}
+        before, offsets, work, launches = (self.work, self.launches), self.offsets, 0, 0
+        self.offsets = {}
         for strip in strips:
             signature = strip.signature
             if signature not in seen:
-                self.work = 0
+                self.work, self.launches = 0, 0
                 with self.within(workspace):
                     strip.run()
-                seen[signature] = self.work
-            work += seen[signature]
-        found, self.work, self.offsets = self.offsets, before, offsets
-        return _Cost(workspace.life.nbytes, work, found)
+                seen[signature] = self.work, self.launches
+            work, launches = work + seen[signature][0], launches + seen[signature][1]
+        found, self.offsets, (self.work, self.launches) = self.offsets, offsets, before
+        return _Cost(workspace.life.nbytes, work, launches, found)
 
     def lives(self) -> Iterator[tuple[Buffer, Lifetime]]:
         """Buffers of the arena, those inside of workspaces left out."""
@@ -117,6 +119,7 @@ class _State:
     policy: StripPolicy | None
     arena: int
     work: int
+    launches: int
     offsets: int
     crowded: float
     candidates: list[int]
@@ -156,7 +159,7 @@ class _Planner:
                 if first < len(crowded) and crowded[first] <= rows.life.last:
                     found.append(index)
         smooth = float(most * np.mean((use / most) ** SHARPNESS) ** (1 / SHARPNESS))
-        return _State(policy, arena, builder.work, sum(builder.offsets.values()), smooth, found)
+        return _State(policy, arena, builder.work, builder.launches, sum(builder.offsets.values()), smooth, found)
 
     def start(self) -> StripPolicy:
         modes = "".join(RECOMPUTE if isinstance(s.operation, DEFERRED) else KEEP for s in self.trace.steps)
@@ -210,7 +213,9 @@ class _Planner:
 
     def plan(self, state: _State) -> StripPlan:
         outputs = sum(value.nbytes for value in self.outputs)
-        return StripPlan(state.policy, state.arena, outputs, state.offsets, state.work / self.whole.work - 1)
+        return StripPlan(
+            state.policy, state.arena, outputs, state.offsets, state.launches, state.work / self.whole.work - 1
+        )
 
     def all_states(self) -> Iterator[_State]:
         """From the whole image down, every state smaller than all before: first exact ones, as long as they are cheap,

@@ -13,7 +13,7 @@ for a norm's statistics, once more for what reads the norm. What to keep is the 
     plans = ladder(forward, kind_of, threads=2)   # from the whole image to the smallest arena, each cheaper in memory
     plan = plan_strips(forward, kind_of, budget=200 << 20, threads=2)     # little work that fits, else the smallest
     plan = plan_policy(forward, kind_of, policy, threads=2)               # a policy that was stored; None: whole image
-    plan.policy, plan.arena_bytes, plan.extra_work, plan.output_bytes, plan.offset_bytes
+    plan.policy, plan.arena_bytes, plan.extra_work, plan.output_bytes, plan.offset_bytes, plan.launches
 
 `forward(backend) -> Rows` calls the network on inputs of the size in question, whose values do not matter:
 `lambda b: vae.forward_decode(b, Rows(Grid(1, 64, 64), 4, np.zeros((4096, 4), np.float32)))`. Nothing is computed and no
@@ -96,11 +96,13 @@ class StripPlan:
     """What a policy costs; `policy` None is the whole image.
 
     `arena_bytes` is what the program will reserve, `output_bytes` its results outside the arena, `offset_bytes` the
-    tables of rows that its launches keep. `extra_work`: multiply-adds beyond the whole image's, as a fraction of them.
+    tables of rows that its launches keep; `launches` of them keep 1.5 KB of descriptors each. `extra_work`:
+    multiply-adds beyond the whole image's, as a fraction of them.
     """
 
     policy: StripPolicy | None
     arena_bytes: int
     output_bytes: int
     offset_bytes: int
+    launches: int
     extra_work: float
