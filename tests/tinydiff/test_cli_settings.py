@@ -57,8 +57,8 @@ def test_settings_reach_the_command(cli: Cli, model: Path, monkeypatch: pytest.M
 READ = [
     ("steps", "20", 20), ("steps", 20, 20), ("seed", str(2**64 - 1), 2**64 - 1), ("cfg", "7.5", 7.5), ("cfg", 7, 7.0),
     ("size", "512x768", (512, 768)), ("size", "8X8", (8, 8)), ("memory", "300MB", 300 * 2**20), ("memory", "100", 100),
-    ("memory", "Auto", "auto"), ("memory", "1.5g", 3 * 2**29),
-    ("quiet", "on", True), ("quiet", "0", False), ("quiet", True, True),
+    ("memory", "Auto", "auto"), ("memory", "1.5g", 3 * 2**29), ("quiet", "on", True), ("quiet", "0", False),
+    ("quiet", True, True),
     ("model", "a b", "a b"), ("negative", "", ""), ("sampler", "Euler a", "Euler a"),
 ]  # fmt: skip
 

@@ -17,7 +17,14 @@ import tinydiff
 from tinydiff.errors import InvalidArgumentError, MemoryBudgetError
 from tinydiff.memory import stages
 from tinydiff.memory.limits import MB
+from tinydiff.packing import Recipe
+from tinydiff.quantize import quantize
 from tinydiff_kernels.compiled.program import Program
+from tinydiff_kernels.compiled.strip_plan import plan_strips
+from tinydiff_kernels.compiled.strips import StripPolicy
+from tinydiff_kernels.handles import MatmulWeight
+from tinydiff_kernels.rows import rows_from_nchw
+from tinydiff_weights.open import open_model
 
 CALL: dict[str, Any] = {"num_inference_steps": 2, "width": 192, "height": 128, "output_type": "np", "seed": 3}
 AMPLE = "4GB"
@@ -118,6 +125,23 @@ def test_used_pages_go_and_kept_ones_stay(folder: Path) -> None:
     pipe.model.keeper = None
     pipe("a cat", **CALL)
     assert seen[-1][0] == seen[-1][1] > 0
+
+
+def test_strips_of_a_packed_file_have_the_bits_of_the_whole(folder: Path, tmp_path: Path) -> None:
+    """Its integer layers are quantised by the range of the whole image, not of a strip."""
+    packed = tmp_path / "packed.safetensors"
+    quantize(open_model(folder), packed, Recipe("int8"))
+    vae: Any = tinydiff.Pipeline.from_pretrained(packed, threads=1, memory=AMPLE).vae
+    latents = np.random.default_rng(0).standard_normal((1, 4, 24, 16), np.float32)
+    whole = vae.decode(latents)
+    plan = plan_strips(
+        lambda b: vae.forward_decode(b, rows_from_nchw(latents)), stages.kinds_of(vae.backend), budget=0, threads=1
+    )
+    assert plan.policy is not None
+    vae.backend.strips = StripPolicy(8, plan.policy.modes.replace("h", "."))
+    np.testing.assert_array_equal(vae.decode(latents), whole)
+    kinds = {stages.kinds_of(vae.backend)(w) for w in vae.weights.values() if isinstance(w, MatmulWeight)}
+    assert "i8" in kinds
 
 
 def test_advice_that_fails_stops_nothing(folder: Path, free: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,8 @@ def lines(plan: MemoryPlan) -> list[str]:
     else:
         modes = decoder.strips.modes
         found.append(
-            f"VAE: strips of {decoder.strips.lines} lines, {modes.count('k')} results stored and {modes.count('.')} "
-            f"recomputed; {plan.extra_work:.0%} more work"
+            f"VAE: strips of {decoder.strips.lines} lines, {len(modes) - modes.count('.')} results stored, "
+            f"{modes.count('h')} of them in 16 bits, {modes.count('.')} recomputed; {plan.extra_work:.0%} more work"
         )
     found.append(
         f"peak: {_mb(plan.peak.total)} MB in the {plan.peak.stage.name}, {_mb(plan.anonymous)} of it anonymous"

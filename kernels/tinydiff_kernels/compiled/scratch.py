@@ -18,6 +18,7 @@ from tinydiff_kernels.matmul.geometry import upsample_weights
 from tinydiff_kernels.matmul.packing import GATE_WIDTH
 
 SCRATCH = 8 * 2**20  # bytes of packed panels in one group, at least two panels
+PIECE = 2**20  # bytes of panels that are packed at once
 ITEM = {"f32": 4, "f16": 2}
 
 
@@ -66,7 +67,16 @@ class Unpacked:
         return [stored.raw] if isinstance(stored, SlicedTensor) else []
 
     def pack(self, first: int, last: int, into: NDArray[np.uint8]) -> None:
-        """Panels `first` to `last` - 1 as `packing.pack_float` writes them, into so many bytes."""
+        """Panels `first` to `last` - 1 as `packing.pack_float` writes them, into so many bytes.
+
+        A few at a time: converted rows and summed taps are arrays of their own, outside the arena.
+        """
+        size, count = self.panel_bytes, max(1, PIECE // max(self.panel_bytes, 1))
+        for start in range(first, last, count):
+            stop = min(start + count, last)
+            self._pack(start, stop, into[(start - first) * size : (stop - first) * size])
+
+    def _pack(self, first: int, last: int, into: NDArray[np.uint8]) -> None:
         panels = into.view(np.float16 if self.kind == "f16" else np.float32)
         panels = panels.reshape(last - first, self.taps, self.steps, PANEL)
         width = self.panel_outputs

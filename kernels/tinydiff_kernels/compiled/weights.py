@@ -38,7 +38,8 @@ class PackedWeights:
     """
 
     def __init__(self, kind_of: KindOf, *, keep: bool = True) -> None:
-        self.kind_of, self.keep = kind_of, keep
+        self.kind_of: KindOf = lambda weight: kind_in_use(weight, kind_of)
+        self.keep = keep
         self._made: dict[Any, Any] = {}
         self._owners: list[Any] = []  # ids are keys, so their objects must stay
         self._adapters: weakref.WeakKeyDictionary[LowRank, dict[bool, Adapter]] = weakref.WeakKeyDictionary()
