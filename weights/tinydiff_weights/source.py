@@ -71,7 +71,7 @@ class ModelSource:
     leftovers: Mapping[str, int] = field(default_factory=dict)  # ignored training leftovers, kind -> count
     unused: tuple[str, ...] = ()  # tensors of the file that no component claims
 
-    def stored(self) -> Iterator[StoredTensor]:
+    def stored(self) -> Iterator[AnyTensor]:
         """Every tensor that a picture may need."""
         for component in self.components.values():
             yield from component.tensors.values()
