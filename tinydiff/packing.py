@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tinydiff._version import __version__
-from tinydiff.bits import choose_bits, sensitivities
+from tinydiff.bits import Costs, choose_bits, sensitivities
 from tinydiff.errors import InvalidArgumentError
 from tinydiff.loading import build
 from tinydiff.pack_layer import are_halves
@@ -72,8 +72,8 @@ class Packing:
         return self.start + self.slots[-1].begin + self.slots[-1].nbytes
 
 
-def plan(source: ModelSource, recipe: Recipe) -> Packing:
-    """Everything but the numbers."""
+def plan(source: ModelSource, recipe: Recipe, losses: Costs | None = None) -> Packing:
+    """Everything but the numbers. `losses`: measured, for "mixed" (`tinydiff.quality.sensitivities`)."""
     if source.kind == "packed":
         raise InvalidArgumentError(f"{str(source.path)!r} is packed already; quantize takes the model it was made from")
     unsaid = source.scheduler.get("prediction_type", "") is None
@@ -89,7 +89,7 @@ def plan(source: ModelSource, recipe: Recipe) -> Packing:
         return replace(made, start=data_start(header_text(slots, metadata_of(made, {}))))
 
     smallest = packing({name: min(formats, key=lambda f: f.nbytes) for name, formats in options.items()})
-    return smallest if recipe.weights != "mixed" else _mixed(smallest, options, packing)
+    return smallest if recipe.weights != "mixed" else _mixed(smallest, options, packing, losses or {})
 
 
 # ---------------------------------------------------------------------------------------------------- formats
@@ -116,15 +116,18 @@ def _mixed(
     smallest: Packing,
     options: Mapping[str, tuple[LayerFormat, ...]],
     packing: Callable[[Mapping[str, LayerFormat]], Packing],
+    measured: Costs,
 ) -> Packing:
-    """8 bits where they help most for their bytes, within the target size."""
+    """8 bits where they help most for their bytes, within the target size. Layers not measured are estimated."""
     sizes = {name: {f.kind: f.nbytes for f in formats} for name, formats in options.items() if len(formats) > 1}
     least, most = (sum(pick(size.values()) for size in sizes.values()) for pick in (min, max))
     target = smallest.recipe.target_size or smallest.size + (most - least) // 2
     if smallest.size > target:
         words = f"the smallest file of this model is of {smallest.size / 2**20:.2f} MB"
         raise InvalidArgumentError(f"target_size {target / 2**20:.2f} MB: {words}")
-    losses = sensitivities([(u, options[u.key]) for u in all_layers(smallest.plans) if u.key in sizes])
+    losses: dict[str, Mapping[str, float]] = {n: loss for n, loss in measured.items() if {"i4", "i8"} <= loss.keys()}
+    unknown_ones = [u for u in all_layers(smallest.plans) if u.key in sizes and u.key not in losses]
+    losses |= sensitivities([(u, options[u.key]) for u in unknown_ones])
     room = least + target - smallest.size
     while True:
         kinds = choose_bits(losses, sizes, room)

@@ -16,6 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from tinydiff.api import Pipeline
 from tinydiff.conditioning import Conditioning
 from tinydiff.denoise import Loop
+from tinydiff.errors import InvalidArgumentError
 from tinydiff.pipeline import Watcher
 from tinydiff.recipe import kind_of
 from tinydiff_kernels import operations as op
@@ -33,6 +35,7 @@ from tinydiff_kernels.matmul.packing import Kind
 from tinydiff_kernels.reference import Reference
 from tinydiff_kernels.rounded import Rounded
 from tinydiff_kernels.rows import Rows
+from tinydiff_weights.jsonfile import read_json
 
 F32 = NDArray[np.float32]
 Kinds = str | Mapping[str, str]
@@ -184,6 +187,15 @@ def _loss(exact: F32, other: F32) -> float:
     """Noise over signal."""
     noise = np.sum(np.square(np.subtract(exact, other, dtype=np.float64)))
     return float(noise / np.sum(np.square(exact, dtype=np.float64)))
+
+
+def read_sensitivities(path: str | Path) -> dict[str, dict[str, float]]:
+    """What `sensitivities` gave, from a JSON file. Raises InvalidArgumentError for any other."""
+    table = read_json(Path(path))
+    for losses in table.values():
+        if not isinstance(losses, dict) or not all(type(v) is float and 0 <= v < math.inf for v in losses.values()):
+            raise InvalidArgumentError(f"sensitivities {str(path)!r}: a layer has no table of losses")
+    return table
 
 
 @dataclass

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinydiff._version import __version__
+from tinydiff.bits import Costs
 from tinydiff.errors import InvalidArgumentError, ModelFileError
 from tinydiff.pack_layer import Error, digest, pack_blocks, padded_bias, row_blocks
 from tinydiff.packing import Packing, Recipe, metadata_of, plan, stored_of
@@ -42,17 +43,24 @@ class Report:
 
 
 def quantize(
-    source: ModelSource, target: str | Path, recipe: Recipe, progress: Progress | None = None, *, force: bool = False
+    source: ModelSource,
+    target: str | Path,
+    recipe: Recipe,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+    losses: Costs | None = None,
 ) -> Report:
     """Write `target`. An interrupted run goes on where it was when it is asked for again.
 
-    `force`: replace `target`. Raises ModelFileError (source, target, disk) and what `open_model` raises.
+    `losses`: of layers, as measured, for "mixed". `force`: replace `target`. Raises ModelFileError (source, target,
+    disk) and what `open_model` raises.
     """
     path = Path(target)
     with worded(path):
         _check_target(source, path, force=force)
     with worded(source.path, "read"):
-        packing, files = plan(source, recipe), identity(source)
+        packing, files = plan(source, recipe, losses), identity(source)
     key = hashlib.sha256(dumps([files, metadata_of(packing, {}), __version__]).encode()).hexdigest()
     with open_partial(path, packing.size, key) as partial:
         _write_all(packing, partial, progress)

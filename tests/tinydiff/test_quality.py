@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 import tinydiff
 from tinydiff.commands import quality_report
 from tinydiff.errors import InvalidArgumentError
+from tinydiff.packing import Recipe, plan
 from tinydiff.quality import (
     LayerError,
     Measuring,
     backends,
     layer_errors,
     psnr,
+    read_sensitivities,
     sensitivities,
     snr,
     step_errors,
@@ -30,6 +32,7 @@ from tinydiff_kernels.ref import quantise, quantised_weights
 from tinydiff_kernels.reference import Reference
 from tinydiff_kernels.rounded import Rounded, Values
 from tinydiff_kernels.rows import Rows, rows_from_tokens
+from tinydiff_weights.open import open_model
 
 SETTINGS: dict[str, Any] = {"width": 16, "height": 16, "num_inference_steps": 2, "seed": 1, "scheduler": "DDIM"}
 
@@ -171,3 +174,29 @@ def test_the_report_names_steps_pictures_and_layers(
     assert text[5].startswith("1 layers of kind i8: ")
     assert text[6].endswith("i4   unet/mid_block.resnets.0.conv1")
     assert len(text) == 8
+
+
+# ------------------------------------------------------------------------------------- measured, for mixed precision
+
+
+def test_measured_losses_decide_which_layers_get_8_bits(folder: Path, tmp_path: Path) -> None:
+    source = open_model(folder)
+    plain = plan(source, Recipe("mixed"))
+    narrow = [name for name, layer in plain.formats.items() if layer.kind == "i4"]
+    losses = {name: {"i4": 1.0 if name == narrow[-1] else 0.0, "i8": 0.0} for name in plain.formats}
+    measured = plan(source, Recipe("mixed"), losses)
+    assert measured.formats[narrow[-1]].kind == "i8"
+    assert measured.size <= plain.size + max(layer.nbytes for layer in plain.formats.values())
+    partly = plan(source, Recipe("mixed"), {narrow[-1]: losses[narrow[-1]], "unet/unknown": {"i4": 1.0}})
+    assert partly.formats[narrow[-1]].kind == "i8"  # the others were estimated
+    assert sum(layer.kind == "i8" for layer in partly.formats.values()) > 1
+
+
+def test_sensitivities_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text('{"unet/a": {"i4": 0.5, "i8": 0.25}}')
+    assert read_sensitivities(file) == {"unet/a": {"i4": 0.5, "i8": 0.25}}
+    for text in ('{"a": 1}', '{"a": {"i4": "x"}}', '{"a": {"i4": -1.0}}', '{"a": {"i4": 1e999}}'):
+        file.write_text(text)
+        with pytest.raises(InvalidArgumentError, match=r"x\.json"):
+            read_sensitivities(file)

@@ -173,12 +173,14 @@ def _quantize(p: Parser) -> None:
     for flag, value, what in (
         ("--weights", "W", "int8, int4, or mixed: 8 bits where they help most, 4 elsewhere"),
         ("--target-size", "SIZE", "of the file with --weights mixed, such as 900MB (default: half-way)"),
+        ("--sensitivity", "FILE", "how much each layer matters, measured (bench/quality.py), for --weights mixed"),
         ("--wide", "W", "other layers: auto (float16 where it loses nothing), float16 or float32"),
         ("--vae", "PATH", "an autoencoder to pack instead of the model's"),
     ):
         p.add_argument(flag, metavar=value, help=what)
     kept = "layers to leave wide, such as 'unet.mid_block.*'; may be given several times"
     p.add_argument("--keep", metavar="PATTERN", action="append", help=kept)
+    p.add_argument("--report", action="store_true", help="then compare it with float32: pictures, steps, layers (slow)")
     p.add_argument("--force", action="store_true", help="replace DST if it exists")
     p.add_argument("--quiet", action="store_true", help="no progress or summary")
 

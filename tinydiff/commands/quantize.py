@@ -29,13 +29,24 @@ def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> i
     if args.weights is None:
         raise InvalidArgumentError("--weights is missing: int8, int4 or mixed")
     recipe = Recipe(args.weights, tuple(args.keep or ()), args.wide or "auto", target_size(args.target_size))
+    losses = None
+    if args.sensitivity is not None:
+        from tinydiff.quality import read_sensitivities
+
+        losses = read_sensitivities(args.sensitivity)
     source = open_model(args.source, vae=args.vae)
     with interrupts.at_once(lambda: console.note("interrupted; the same command goes on where it was")):
-        report = quantize(source, args.target, recipe, bar(console), force=args.force)
+        report = quantize(source, args.target, recipe, bar(console), force=args.force, losses=losses)
     console.clear()
     for line in summary(report):
         console.note(line)
     console.result(os.fspath(report.path))
+    if args.report:
+        from tinydiff.commands.quality_report import lines
+
+        kinds = {name: layer.kind for name, layer in report.formats.items()}
+        for line in lines(args.source, report.path, kinds, args.vae):
+            console.result(line)
     return 0
 
 
