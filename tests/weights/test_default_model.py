@@ -20,15 +20,13 @@ CONFIGS = (
     "vae/config.json",
     "text_encoder/config.json",
     "scheduler/scheduler_config.json",
+    "taesd/config.json",
     "tokenizer/tokenizer_config.json",
     "tokenizer/special_tokens_map.json",
     "tokenizer/vocab.json",
 )
-WEIGHTS = (
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/diffusion_pytorch_model.safetensors",
-    "text_encoder/model.safetensors",
-)
+WEIGHTS = tuple(sorted(path.relative_to(MODEL).as_posix() for path in MODEL.rglob("*.safetensors")))
+PARTS = ("text_encoder", "unet", "vae", "taesd")
 
 
 def read_json(name: str) -> dict:
@@ -49,9 +47,25 @@ def read_tensors(name: str) -> dict[str, np.ndarray]:
     return tensors
 
 
-def test_whole_folder_is_at_most_12_mb() -> None:
+def test_whole_folder_is_at_most_56_mb_in_files_of_at_most_16() -> None:
     sizes = [path.stat().st_size for path in MODEL.rglob("*") if path.is_file()]
-    assert 1_000_000 < sum(sizes) <= 12_000_000
+    assert 1_000_000 < sum(sizes) <= 56_000_000
+    assert max(sizes) <= 16_000_000
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_has_weights_and_an_index_names_its_files(part: str) -> None:
+    files = {path.name for path in (MODEL / part).glob("*.safetensors")}
+    assert files
+    index = MODEL / part / "diffusion_pytorch_model.safetensors.index.json"
+    assert index.exists() == (len(files) > 1)
+    if index.exists():
+        assert set(json.loads(index.read_text())["weight_map"].values()) == files
+
+
+def test_unet_has_at_most_16_million_parameters() -> None:
+    shards = [name for name in WEIGHTS if name.startswith("unet/")]
+    assert 1_000_000 < sum(tensor.size for name in shards for tensor in read_tensors(name).values()) <= 16_000_000
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -80,11 +94,12 @@ def test_index_names_the_components_that_are_there() -> None:
 
 def test_widths_of_the_networks_fit_together() -> None:
     text, unet, vae = (read_json(f"{part}/config.json") for part in ("text_encoder", "unet", "vae"))
-    assert text["hidden_size"] == unet["cross_attention_dim"] <= 128
+    assert text["hidden_size"] == unet["cross_attention_dim"] <= 256
     assert unet["in_channels"] == unet["out_channels"] == vae["latent_channels"]
     defaults = read_json("tinydiff.json")
     assert defaults["width"] == defaults["height"] == 8 * unet["sample_size"] == vae["sample_size"]
     assert vae["scaling_factor"] > 0
+    assert read_json("taesd/config.json")["latent_channels"] == vae["latent_channels"]
     embeddings = read_tensors("text_encoder/model.safetensors")
     assert embeddings["text_model.embeddings.token_embedding.weight"].shape == (text["vocab_size"], text["hidden_size"])
     assert embeddings["text_model.embeddings.position_embedding.weight"].shape[0] == 77
@@ -100,7 +115,7 @@ def test_scheduler_is_v_prediction_with_zero_terminal_snr() -> None:
 def test_vocabulary_is_clip_format() -> None:
     vocabulary = read_json("tokenizer/vocab.json")
     assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
-    assert len(vocabulary) == read_json("text_encoder/config.json")["vocab_size"] <= 4096
+    assert len(vocabulary) == read_json("text_encoder/config.json")["vocab_size"] <= 8192
     assert list(vocabulary)[-2:] == ["<|startoftext|>", "<|endoftext|>"]
     text = read_json("text_encoder/config.json")
     assert text["bos_token_id"] == vocabulary["<|startoftext|>"]
@@ -127,6 +142,9 @@ def test_licences_and_attribution_are_shipped() -> None:
         "Google Inc",
         "Apache-2.0",
         "Fluent Emoji",
+        "Twemoji",
+        "CC BY 4.0",
+        "all-MiniLM-L6-v2",
         "Microsoft Corporation",
         "MIT",
         "emojibase",
