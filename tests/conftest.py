@@ -3,9 +3,12 @@ command line names them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tinydiff_kernels import checked
 
 ON_REQUEST = ("oracle", "aot", "neon")
 
@@ -18,3 +21,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
             asked = [(config.invocation_params.dir / str(a).split("::")[0]).resolve() for a in config.args]
             return None if any(a == folder or folder in a.parents for a in asked) else True
     return None
+
+
+@pytest.fixture(autouse=True)
+def checked_libraries_are_of_one_test() -> Iterator[None]:
+    """A checked library makes every kernel call of the process register its buffers: long for all later tests."""
+    yield
+    checked.detach_libraries()

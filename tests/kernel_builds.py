@@ -18,17 +18,21 @@ def exports(names: tuple[str, ...], path: str) -> dict[str, Any]:
     return {name: (dispatch.source(name, dispatch.BY_NAME[path]), SIGNATURE) for name in names}
 
 
-@lru_cache(maxsize=32)
 def library(names: tuple[str, ...], path: str, is_checked: bool = False) -> dict[str, Any]:
-    """Name -> kernel, all compiled together for a path, checked or not."""
+    """Name -> kernel, all compiled together for a path, checked (for the running test: see conftest) or not."""
+    loaded = _compiled(names, path, is_checked)
+    if is_checked:
+        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
+    return {name: loaded.function(name, 3) for name in names}
+
+
+@lru_cache(maxsize=32)
+def _compiled(names: tuple[str, ...], path: str, is_checked: bool) -> aot.Loaded:
     machine = aot.Machine.of(dispatch.BY_NAME[path], cpu.this_cpu().arch, checked=is_checked)
     made = aot.compile_object(exports(names, path), machine)
     assert made.undefined == []
     assert not any(f in made.assembly for f in ("memset", "memcpy", "memmove"))  # not there without libc
-    loaded = aot.Loaded(made.object, [*names, *([checked.SYMBOL] if is_checked else [])])
-    if is_checked:
-        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
-    return {name: loaded.function(name, 3) for name in names}
+    return aot.Loaded(made.object, [*names, *([checked.SYMBOL] if is_checked else [])])
 
 
 class Framed:

@@ -59,13 +59,21 @@ def attach(library: ctypes.CDLL) -> None:
 
 
 def attach_address(address: int, owner: object) -> None:
-    """The same for code whose table is at this address. Its owner is kept, so that it stays loaded for good."""
+    """The same for code whose table is at this address. Its owner is kept, so that it stays loaded while attached."""
     words: Any = (ctypes.c_int64 * TABLE_WORDS).from_address(address)
     theirs: NDArray[np.int64] = np.frombuffer(words, np.int64)
     with _lock:
+        if any(table.ctypes.data == address for table in _tables):
+            return
         theirs[:] = _own
         _tables.append(theirs)
         _owners.append(owner)
+
+
+def detach_libraries() -> None:
+    """Forget them: kernels of this process run unchecked again, unless TINYDIFF_CHECK asks."""
+    with _lock:
+        del _tables[1:], _owners[:]
 
 
 def register(buffer: NDArray[Any], *, writable: bool) -> None:

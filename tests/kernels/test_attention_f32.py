@@ -47,19 +47,23 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     _jit.settings.cache_clear()
 
 
-@lru_cache(maxsize=8)
 def kernel(path: str, is_checked: bool = False) -> Any:
     """As users get it for the best path of this CPU, compiled ahead of time for the others."""
     if path == PATHS[0] and not is_checked:
         return dispatch.kernel("attention_f32")
+    loaded = library(path, is_checked)
+    if is_checked:
+        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
+    return loaded.function("attention_f32", 3)
+
+
+@lru_cache(maxsize=8)
+def library(path: str, is_checked: bool) -> aot.Loaded:
     function = dispatch.source("attention_f32", dispatch.BY_NAME[path])
     machine = aot.Machine.of(dispatch.BY_NAME[path], cpu.this_cpu().arch, checked=is_checked)
     made = aot.compile_object({"attention_f32": (function, "void(int64, int64, int64)")}, machine)
     assert made.undefined == []
-    loaded = aot.Loaded(made.object, ["attention_f32", *([checked.SYMBOL] if is_checked else [])])
-    if is_checked:
-        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
-    return loaded.function("attention_f32", 3)
+    return aot.Loaded(made.object, ["attention_f32", *([checked.SYMBOL] if is_checked else [])])
 
 
 def numbers(seed: int, *shape: int) -> Any:

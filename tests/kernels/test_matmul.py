@@ -53,14 +53,14 @@ def library(path: str, is_checked: bool = False) -> Any:
     exports = {name: (dispatch.source(name, dispatch.BY_NAME[path]), SIGNATURE) for name in NAMES}
     made = aot.compile_object(exports, machine)
     assert made.undefined == []
-    loaded = aot.Loaded(made.object, [*NAMES, *([checked.SYMBOL] if is_checked else [])])
-    if is_checked:
-        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
-    return loaded
+    return aot.Loaded(made.object, [*NAMES, *([checked.SYMBOL] if is_checked else [])])
 
 
 def kernel(name: str, path: str = PATHS[0], is_checked: bool = False) -> Any:
-    return library(path, is_checked).function(name, 3)
+    loaded = library(path, is_checked)
+    if is_checked:
+        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
+    return loaded.function(name, 3)
 
 
 def signed(path: str) -> bool:

@@ -16,9 +16,17 @@ SIGNATURE = "void(int64, int64, int64)"
 PATHS = ("i8mm", "dotprod", "neon")
 
 
+@pytest.fixture
+def kernels(library: tuple[aot.Loaded, dict[str, str]]) -> dict[str, Any]:
+    """ "module:function" -> kernel, for each one that some ARM path runs; checked."""
+    loaded, symbols = library
+    checked.attach_address(loaded.address(checked.SYMBOL), loaded)
+    return {where: loaded.function(symbol, 3) for where, symbol in symbols.items()}
+
+
 @pytest.fixture(scope="module")
-def kernels() -> dict[str, Any]:
-    """ "module:function" -> kernel, for each one that some ARM path runs."""
+def library() -> tuple[aot.Loaded, dict[str, str]]:
+    """All of them compiled together, and the symbol of each."""
     sources = {
         dispatch.find(name, dispatch.BY_NAME[path])[1]: dispatch.source(name, dispatch.BY_NAME[path])
         for name in calls.KINDS
@@ -27,9 +35,7 @@ def kernels() -> dict[str, Any]:
     symbols = {where: where.split(":")[1] for where in sources}
     machine = aot.Machine.of(dispatch.available()[0], cpu.this_cpu().arch, checked=True)
     made = aot.compile_object({symbols[where]: (source, SIGNATURE) for where, source in sources.items()}, machine)
-    loaded = aot.Loaded(made.object, [*symbols.values(), checked.SYMBOL])
-    checked.attach_address(loaded.address(checked.SYMBOL), loaded)
-    return {where: loaded.function(symbol, 3) for where, symbol in symbols.items()}
+    return aot.Loaded(made.object, [*symbols.values(), checked.SYMBOL]), symbols
 
 
 @pytest.fixture(scope="module")

@@ -145,15 +145,19 @@ def test_kernels_touch_no_byte_beyond_their_buffers() -> None:
 CHECKED = ("floats8", "lanes_f32x16", "conversions", "halves_down", "dots32", "memory")
 
 
-@lru_cache(maxsize=1)
 def checked_kernels() -> aot.Loaded:
     """Some kernels with a check before every access, told where the table of buffers is."""
+    loaded = checked_library()
+    checked.attach_address(loaded.address(checked.SYMBOL), loaded)
+    return loaded
+
+
+@lru_cache(maxsize=1)
+def checked_library() -> aot.Loaded:
     machine = aot.Machine.of(dispatch.BY_NAME[PATHS[0]], ARCH, checked=True)
     made = aot.compile_object({name: simd_kernels.EXPORTS[name] for name in CHECKED}, machine)
     assert made.undefined == []
-    loaded = aot.Loaded(made.object, [*CHECKED, checked.SYMBOL])
-    checked.attach_address(loaded.address(checked.SYMBOL), loaded)
-    return loaded
+    return aot.Loaded(made.object, [*CHECKED, checked.SYMBOL])
 
 
 @pytest.mark.parametrize("name", CHECKED)
