@@ -18,6 +18,7 @@ import torch
 from captions import with_article
 from dataset import Dataset, Item
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from few_steps import attach
 from judge import Judge, accuracy, train_judge
 from measures import (
     agreement,
@@ -34,6 +35,7 @@ from tiny_autoencoder import tiny_psnr
 from vae import psnr
 
 GUIDED = {"steps": 20, "guidance": 3.0}
+FEW = {"steps": 4, "guidance": 1.0}
 SEEDS = (0, 1, 2, 3)
 SCENE_WORDS = {"left": "{x} left of {y}", "above": "{x} above {y}", "big": "a big {x0} and a small {y0}"}
 MORE_PROMPTS = (
@@ -51,6 +53,8 @@ class Bench:
     def __init__(self, model: Path, dataset: Dataset, judge: Judge, share: float, setting: dict[str, Any]) -> None:
         self.model, self.dataset, self.judge, self.share, self.setting = model, dataset, judge, share, setting
         self.pipeline: StableDiffusionPipeline = load_pipeline(model)
+        if setting == FEW:
+            attach(self.pipeline.unet, model / "few_steps.safetensors")
 
     def draw(self, prompts: list[str], first_seed: int = 0) -> np.ndarray:
         seeds = list(range(first_seed, first_seed + len(prompts)))
@@ -171,6 +175,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples")
     parser.add_argument("--steps", type=int, default=GUIDED["steps"])
     parser.add_argument("--guidance", type=float, default=GUIDED["guidance"])
+    parser.add_argument("--few", action="store_true", help="4 steps without guidance, with the additions")
     parser.add_argument("--only", nargs="*", help="names of the measures to take")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -178,7 +183,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."), options.concepts)
     judge = train_judge(dataset.icons, options.judge_minutes, folder, Log(folder / "judge.log"))
-    setting = {"steps": options.steps, "guidance": options.guidance}
+    setting = FEW if options.few else {"steps": options.steps, "guidance": options.guidance}
     bench = Bench(options.model, dataset, judge, 0.2 if options.quick else 1.0, setting)
     named, styled = accuracy(judge, dataset.icons)
     figures: dict[str, Any] = {"setting": setting, "judge": {"concept": named, "style": styled}}

@@ -22,7 +22,7 @@ from device import DEVICE, autocast
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from paths import Budget, Log, save_atomically, work_folder
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from text_encoder import tokenize
 from torch import nn
 from torch.nn import functional
@@ -67,6 +67,15 @@ def add_low_rank(unet: nn.Module) -> dict[str, LowRank]:
             wrapped[name] = LowRank(module)
             setattr(unet.get_submodule(parent), last, wrapped[name])
     return wrapped
+
+
+def attach(unet: nn.Module, path: Path) -> None:
+    """Hang exported additions on a UNet of diffusers."""
+    tensors = load_file(path)
+    for name, addition in add_low_rank(unet).items():
+        for part in ("lora_A", "lora_B"):
+            getattr(addition, part).weight.data = tensors[f"unet.{name}.{part}.weight"].float()
+    unet.to(DEVICE)
 
 
 class FewSteps:
