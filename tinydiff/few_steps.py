@@ -38,11 +38,11 @@ class FewSteps:
             if not isinstance(weight, MatmulWeight):
                 raise ModelFileError(source.path, "the UNet has no such layer", tensor=down.name)
             rank, shape = down.shape[0] if down.shape else 0, weight.weight.shape
-            ends = (1,) * (len(shape) - 2)
-            if down.shape != (rank, *shape[1:]) or up.shape != (shape[0], rank, *ends) or rank == 0:
+            fits = _same(down.shape, (rank, *shape[1:])) and _same(up.shape, (shape[0], rank))
+            if not fits or rank == 0:
                 found = f"{list(up.shape)} times {list(down.shape)} does not fit a weight of {list(shape)}"
                 raise ModelFileError(source.path, found, tensor=down.name)
-            values = down.float32(), up.float32().reshape(shape[0], rank)
+            values = down.float32().reshape(rank, *shape[1:]), up.float32().reshape(shape[0], rank)
             if not all(np.isfinite(v).all() for v in values):
                 raise ModelFileError(source.path, "holds NaN or infinity", tensor=down.name)
             self._additions.append((weight, LowRank(*values)))
@@ -56,3 +56,8 @@ class FewSteps:
         """Hang the additions on the weights, or take them off; other adapters stay."""
         for weight, addition in self._additions:
             weight.adapters[:] = [a for a in weight.adapters if a is not addition] + [addition] * on
+
+
+def _same(stored: tuple[int, ...], needed: tuple[int, ...]) -> bool:
+    """Equal but for ends of 1: a linear layer may be stored as a 1x1 convolution."""
+    return stored[: len(needed)] == needed and set(stored[len(needed) :]) <= {1}

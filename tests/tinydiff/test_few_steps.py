@@ -29,8 +29,8 @@ def additions(folder: Path) -> dict[str, NDArray[np.float16]]:
     tensors = {}
     for layer in (LINEAR, CONV):
         shape = unet.weights[layer].weight.shape
-        ends = (1,) * (len(shape) - 2)
-        tensors[f"unet.{layer}.lora_A.weight"] = rng.standard_normal((2, *shape[1:])).astype(np.float16)
+        ends = (1, 1)  # the linear layer's are stored as 1x1 convolutions
+        tensors[f"unet.{layer}.lora_A.weight"] = rng.standard_normal((2, *shape[1:], *ends)[:4]).astype(np.float16)
         tensors[f"unet.{layer}.lora_B.weight"] = rng.standard_normal((shape[0], 2, *ends)).astype(np.float16)
     return tensors
 
