@@ -70,7 +70,9 @@ def test_memory_does_not_grow_from_step_to_step(folder: Path, weights: str) -> N
         tracemalloc.stop()
     traced, resident = (np.array(x[2:]) for x in zip(*seen, strict=True))
     assert len(traced) == 20
-    assert traced.max() - traced.min() < 20_000  # `seen` itself, and a number in Python's list of seconds
+    # `seen` itself, and a number in Python's list of seconds. What stays counts: threads that earlier tests have left
+    # may hold a buffer at the moment of looking.
+    assert traced[-5:].min() - traced[:5].min() < 20_000
     assert resident.max() - resident[0] < 300_000
 
 
