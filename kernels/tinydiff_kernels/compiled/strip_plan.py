@@ -18,8 +18,8 @@ from tinydiff_kernels.backend import Backend
 from tinydiff_kernels.compiled.arena import Lifetime
 from tinydiff_kernels.compiled.backend import fill
 from tinydiff_kernels.compiled.build import Builder, Operand, Strip
+from tinydiff_kernels.compiled.dry import ShapesOfWeights
 from tinydiff_kernels.compiled.lower_matmul import QUANTISED
-from tinydiff_kernels.compiled.planned_weights import PlannedWeights
 from tinydiff_kernels.compiled.program import Buffer, Launch
 from tinydiff_kernels.compiled.strip_lines import DEFERRED, by_lines
 from tinydiff_kernels.compiled.strips import KEEP, RECOMPUTE, SHORTEN, StripPlan, StripPolicy
@@ -136,7 +136,7 @@ class _Planner:
         self.trace, self.threads = recorder.trace, threads
         self.outputs = [value for value, _ in self.trace.alive()]
         self.trace.forget_unused(self.outputs)
-        self.weights = PlannedWeights(kind_of)
+        self.weights = ShapesOfWeights(kind_of)
         self._known: dict[Any, _Cost] = {}
         self.whole = self.state(None)
 
