@@ -14,16 +14,21 @@ from tinydiff.errors import ModelFileError
 from tinydiff.parameters import first_names
 from tinydiff_kernels.handles import LowRank, MatmulWeight, Weight
 from tinydiff_weights.folder import MOST_FEW_STEPS
+from tinydiff_weights.safetensors import StoredTensor
 from tinydiff_weights.source import FewStepsSource
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 
 
 class FewSteps:
-    """The additions of a model, matched to the weights of its UNet. ModelFileError where they do not fit."""
+    """The additions of a model, matched to the weights of its UNet. ModelFileError where they do not fit.
+
+    Their values are read when they are first used.
+    """
 
     def __init__(self, source: FewStepsSource, weights: Mapping[str, Weight]) -> None:
         self.steps, self.default = source.steps, source.default
+        self._path, self._stored = source.path, list[tuple[MatmulWeight, StoredTensor, StoredTensor]]()
         self._additions: list[tuple[MatmulWeight, LowRank]] = []
         layers = {name.removeprefix("unet.").removesuffix(DOWN) for name in source.tensors if name.endswith(DOWN)}
         expected = {f"unet.{layer}{part}" for layer in layers for part in (DOWN, UP)}
@@ -42,10 +47,7 @@ class FewSteps:
             if not fits or rank == 0:
                 found = f"{list(up.shape)} times {list(down.shape)} does not fit a weight of {list(shape)}"
                 raise ModelFileError(source.path, found, tensor=down.name)
-            values = down.float32().reshape(rank, *shape[1:]), up.float32().reshape(shape[0], rank)
-            if not all(np.isfinite(v).all() for v in values):
-                raise ModelFileError(source.path, "holds NaN or infinity", tensor=down.name)
-            self._additions.append((weight, LowRank(*values)))
+            self._stored.append((weight, down.reshaped(rank, *shape[1:]), up.reshaped(shape[0], rank)))
 
     @staticmethod
     def apply(steps: int, guidance_scale: float) -> bool:
@@ -53,9 +55,17 @@ class FewSteps:
         return guidance_scale == 1 and steps <= MOST_FEW_STEPS
 
     def switch(self, on: bool) -> None:
-        """Hang the additions on the weights, or take them off; other adapters stay."""
+        """Hang the additions on the weights, or take them off; other adapters stay. ModelFileError: NaN or infinity."""
+        if on and not self._additions:
+            self._additions = [(weight, self._read(down, up)) for weight, down, up in self._stored]
         for weight, addition in self._additions:
             weight.adapters[:] = [a for a in weight.adapters if a is not addition] + [addition] * on
+
+    def _read(self, down: StoredTensor, up: StoredTensor) -> LowRank:
+        values = down.float32(), up.float32()
+        if not all(np.isfinite(v).all() for v in values):
+            raise ModelFileError(self._path, "holds NaN or infinity", tensor=down.name)
+        return LowRank(*values)
 
 
 def _same(stored: tuple[int, ...], needed: tuple[int, ...]) -> bool:
