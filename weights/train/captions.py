@@ -35,7 +35,7 @@ NO_ARTICLE = {"glasses", "jeans", "scissors", "fireworks", "trousers", "pants", 
 class Concept:
     icon: str  # the name in every icon set: "red-apple"
     names: tuple[str, ...]  # what people call it: "red apple", "apple"
-    synonyms: tuple[str, ...]  # emojibase's tags that this concept alone carries
+    synonyms: tuple[str, ...]  # emojibase's tags that this concept alone carries, and words that mean the same
     held_out: tuple[str, ...] = ()  # synonyms that training never shows
 
 
@@ -70,16 +70,20 @@ def read_tags(packages: Path) -> dict[str, list[str]]:
     return {icon_name(entry["label"]): [tag.lower() for tag in entry.get("tags", [])] for entry in entries}
 
 
-def read_concepts(packages: Path, count: int | None = None) -> tuple[Concept, ...]:
-    """The first `count` concepts. A synonym belongs to one concept of the whole list alone and is nobody's name."""
+def read_concepts(packages: Path, count: int | None = None, near: bool = True) -> tuple[Concept, ...]:
+    """The first `count` concepts. A synonym belongs to one concept of the whole list alone and is nobody's name.
+
+    Besides emojibase's tags the words of near_words.json are synonyms, unless `near` is False.
+    """
     names, tags = read_names(), read_tags(packages)
+    near_words: dict[str, list[str]] = json.loads((HERE / "near_words.json").read_text()) if near else {}
     seen = Counter(tag for icon in names for tag in set(tags.get(icon, [])))
     taken = {word for known in names.values() for name in known for word in (name, *name.split())}
     hidden = {(icon, word) for icon, word in held_out()["synonyms"]}
     concepts = []
     for icon, known in list(names.items())[:count]:
         unique = [tag for tag in tags.get(icon, []) if seen[tag] == 1 and tag not in taken and len(tag) > 3]
-        words = tuple(word for word in unique if (icon, word) not in hidden)
+        words = tuple(word for word in unique if (icon, word) not in hidden) + tuple(near_words.get(icon, ()))
         concepts.append(Concept(icon, known, words, tuple(word for word in unique if (icon, word) in hidden)))
     return tuple(concepts)
 

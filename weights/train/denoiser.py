@@ -21,6 +21,7 @@ from dataset import Dataset
 from device import DEVICE, autocast
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from meaning import Meaning
 from muon import Muon, split_parameters
 from paths import Budget, Log, save_atomically
 from text_encoder import TEXT_WIDTH, tokenize
@@ -28,7 +29,7 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 CHANNELS = (64, 128, 224)
-BATCH = 48 if DEVICE.type == "cpu" else 512
+BATCH = 64 if DEVICE.type == "cpu" else 512
 LEARNING_RATE = 1e-3
 TEXT_RATE = 0.3  # the text encoder's learning rate, relative
 CONSTANT_UNTIL = 0.6  # of the budget; the learning rate then falls to zero on a straight line
@@ -111,6 +112,8 @@ class DenoiserTraining:
             ),
         ]
         self.parameters = [*unet.parameters(), *words]
+        self.meaning: Meaning | None = None  # set to keep the text encoder near its teacher
+        self.predict: Callable[..., Any] = unet
         self.average = Average(self.parameters)
         self.step, self.spent, self.loss, self.samples = 0, 0.0, 1.0, 0
         if self.checkpoint.exists():
@@ -140,6 +143,10 @@ class DenoiserTraining:
         """Hidden states [N, 77, width] as StableDiffusionPipeline computes them: padded, no mask."""
         return self.text_encoder(tokenize(self.tokenizer, captions)).last_hidden_state
 
+    def compile(self) -> None:
+        """Let torch compile the UNet: on one core with AMX 1.25 times as many samples, after three minutes of waiting."""
+        self.predict = torch.compile(self.unet)
+
     def set_rates(self, fraction: float) -> None:
         """Learning rates at a moment of the budget."""
         rate = LEARNING_RATE * min(1, (self.step + 1) / 200, (1 - fraction) / (1 - CONSTANT_UNTIL))
@@ -156,14 +163,16 @@ class DenoiserTraining:
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, timesteps)
         with autocast():
-            predicted = self.unet(noisy, timesteps, self.encode(captions)).sample
+            predicted = self.predict(noisy, timesteps, self.encode(captions)).sample
         loss = functional.mse_loss(predicted.float(), target)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss if self.meaning is None else loss + self.meaning.loss()).backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
+        if self.meaning is not None:
+            self.meaning.step()
         self.step, self.samples = self.step + 1, self.samples + count
         self.average.update(self.step)
         self.loss += 0.02 * (loss.item() - self.loss)
@@ -191,7 +200,8 @@ def train_denoiser(
             saved = budget.spent
             training.save()
             seen, minutes_spent = training.samples, budget.spent / 60
-            log(f"unet {minutes_spent:5.1f} min step {training.step} samples {seen} loss {training.loss:.4f}")
+            words = "" if training.meaning is None else f" words {training.meaning.similarity:.3f}"
+            log(f"unet {minutes_spent:5.1f} min step {training.step} samples {seen} loss {training.loss:.4f}{words}")
         if budget.spent - drawn > GRID_EVERY:
             drawn = budget.spent
             training.average.swap()

@@ -33,6 +33,7 @@ from device import DEVICE, describe_device
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from export import export, make_pipeline
 from few_steps import few_steps_stage
+from meaning import Meaning, teacher_embeddings
 from paths import Log, save_atomically, work_folder
 from samples import draw_grid
 from text_encoder import Distillation, Teacher, distil, make_text_encoder, texts_to_learn
@@ -125,6 +126,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--from", dest="start", type=Path, help="an exported model to go on from")
     parser.add_argument("--run", default="default", help="name of the run's folder in the cache")
     parser.add_argument("--to", type=Path, help="the folder that export writes (RUN/export)")
+    parser.add_argument("--compile", action="store_true", help="compile the UNet (needs a C++ compiler on a CPU)")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -152,6 +154,11 @@ def main(arguments: list[str]) -> None:
         draw_grid(make_pipeline(vae, training)).save(folder / "grid.png")
 
     training = DenoiserTraining(tokenizer, text_encoder, unet, folder)
+    known = teacher_embeddings(options.icons, dataset, folder / "meanings.pt")
+    if known is not None:
+        training.meaning = Meaning(tokenizer, text_encoder, *known)
+    if options.compile:
+        training.compile()
     train_denoiser(training, dataset, latents, minutes["denoiser"], log, save_grid)
     if options.start is None:
         train_decoder(DecoderTraining(folder), dataset, minutes["decoder"], log)
