@@ -74,6 +74,16 @@ def test_captions_name_the_concept_and_never_a_held_out_word(train: dict[str, Mo
     assert not any("  " in text for text in texts)
 
 
+def test_near_words_belong_to_concepts_and_never_give_a_held_out_word_away(train: dict[str, ModuleType]) -> None:
+    captions = train["captions"]
+    near = json.loads((captions.HERE / "near_words.json").read_text())
+    assert set(near) <= set(captions.read_names())
+    words = [word for found in near.values() for word in found]
+    assert len(words) == len(set(words)) > 1000
+    for _, hidden in held_out()["synonyms"]:
+        assert not [word for word in words if word in hidden or hidden in word]
+
+
 @pytest.mark.parametrize("layout", ["left", "above", "big"])
 def test_scenes_put_both_icons_where_the_caption_says(train: dict[str, ModuleType], layout: str) -> None:
     compose, captions = train["compose"], train["captions"]

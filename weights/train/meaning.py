@@ -4,7 +4,7 @@ Trained by the UNet's loss alone the encoder forgot: of 23 held-out synonyms 8 s
 the distillation, 4 after the UNet's training (the teacher itself: 15). Here every step adds the distillation's loss
 (text_encoder.py) on a batch of words and captions, through a linear bridge that starts as the least-squares fit.
 
-The teacher's embeddings are needed (`teacher.pt`, or its wheel to make them); a machine without either trains as before.
+The teacher's wheel is needed; a machine without it trains as before.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python near_words.py --icons DIR
 
-A word belongs to the concept whose name has the nearest sentence embedding, if that is near (cosine of at least NEAR) and
-clearly nearer than any other concept (by MARGIN); the nearest MOST are kept. (Tags of the concept in place of its names
-gave "splitting" to the axe and "wait" to the alarm clock.) Captions use such words now and then in place of the
+A word belongs to the concept whose name has the nearest sentence embedding, if that is near (cosine of at least NEAR)
+and clearly nearer than any other concept (by MARGIN); the nearest MOST are kept. (Tags of the concept in place of its
+names gave "splitting" to the axe and "wait" to the alarm clock.) Captions use such words now and then in place of the
 name, so that the UNet meets a concept's neighbourhood and not its name alone. Held-out synonyms, and words that share
 their spelling in part, are left out: they measure what happens to words that no caption ever showed.
 """
@@ -23,9 +23,11 @@ from paths import HERE
 from text_encoder import Teacher
 
 NEAR, MARGIN, MOST = 0.68, 0.08, 5
-UNFIT = set(  # near by a double meaning, or unkind
-    "anatolia australian australians autopsy babe cantonese chinese cremated deaths die dies dumb female females gal "
-    "girlfriends her hiroshima idiots insulted irish jurassic nude patrick piss tasmanian terrorism turk turkish turks".split()
+# near by a double meaning, or unkind
+UNFIT = frozenset(
+    """anatolia australian australians autopsy babe cantonese chinese cremated deaths die dies dumb female females gal
+    girlfriends her hiroshima idiots insulted irish jurassic nude patrick piss tasmanian terrorism turk turkish
+    turks""".split()  # noqa: SIM905  (a list of words reads best as words)
 )
 TARGET = HERE / "near_words.json"
 
