@@ -144,7 +144,7 @@ class DenoiserTraining:
         return self.text_encoder(tokenize(self.tokenizer, captions)).last_hidden_state
 
     def compile(self) -> None:
-        """Let torch compile the UNet: on one core with AMX 1.25 times as many samples, after a wait of three minutes."""
+        """Let torch compile the UNet: 1.25 times as many samples on one core with AMX, after a few minutes."""
         self.predict = torch.compile(self.unet)
 
     def set_rates(self, fraction: float) -> None:
