@@ -32,7 +32,7 @@ CHANNELS = (64, 128, 224)
 BATCH = 64 if DEVICE.type == "cpu" else 512
 LEARNING_RATE = 1e-3
 TEXT_RATE = 0.3  # the text encoder's learning rate, relative
-CONSTANT_UNTIL = 0.6  # of the budget; the learning rate then falls to zero on a straight line
+CONSTANT_UNTIL = 0.4  # of the budget; the learning rate then falls to zero on a straight line
 EMA = 0.998
 EMPTY_PROMPT = 0.1  # share of samples without a caption
 CHECKPOINT_EVERY = 180.0  # seconds
