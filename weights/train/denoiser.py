@@ -114,6 +114,7 @@ class DenoiserTraining:
             ),
         ]
         self.parameters = [*unet.parameters(), *words]
+        self.relative_rate = 1.0  # lower to go on from a finished model: at the full rate it forgets fine shapes first
         self.meaning: Meaning | None = None  # set to keep the text encoder near its teacher
         self.predict: Callable[..., Any] = unet
         self.read: Callable[..., Any] = text_encoder
@@ -152,7 +153,7 @@ class DenoiserTraining:
 
     def set_rates(self, fraction: float) -> None:
         """Learning rates at a moment of the budget."""
-        rate = LEARNING_RATE * min(1, (self.step + 1) / 200, (1 - fraction) / (1 - CONSTANT_UNTIL))
+        rate = self.relative_rate * LEARNING_RATE * min(1, (self.step + 1) / 200, (1 - fraction) / (1 - CONSTANT_UNTIL))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("relative", 1.0)
