@@ -27,7 +27,8 @@ from tinydiff.bench.statistics import ratio_interval, verdict  # noqa: E402
 
 def program(name: str, checkout: Path, options: argparse.Namespace) -> Program:
     """The checkout's own sources and its own `ours.py`."""
-    model = options.model or str(checkout / "weights/tinydiff_weights/default")
+    folders = [checkout / "weights" / name for name in ("train/master", "tinydiff_weights/default")]  # now, and once
+    model = options.model or str(next(folder for folder in folders if folder.is_dir()))
     places = [str(checkout / part) for part in (".", "kernels", "weights")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     command = [sys.executable, str(checkout / "bench/peers/ours.py"), options.part, model, options.weights]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "weights")]
 
 from tinydiff.bench.families import NETWORKS  # noqa: E402
 from tinydiff.bench.shapes import Shape, collect  # noqa: E402
-from tinydiff_weights.open import DEFAULT_MODEL  # noqa: E402
+from tinydiff_weights.open import open_model  # noqa: E402
 
 FOLDER = Path(__file__).with_name("shapes")
 SIZES = {  # network -> pixels; text encoders have none
@@ -35,8 +34,9 @@ def files() -> dict[str, str]:
     for name, sizes in SIZES.items():
         for size in sizes:
             made[f"{name}-{size}.txt" if size else f"{name}.txt"] = content(name, size, collect(NETWORKS[name], size))
+    embedded = open_model().components
     for part, size in EMBEDDED.items():
-        config = json.loads((DEFAULT_MODEL / part / "config.json").read_text(encoding="utf-8"))
+        config = dict(embedded[part].config)
         made[f"embedded-{part}.txt"] = content(f"embedded {part}", size, collect(config, size))
     return made
 

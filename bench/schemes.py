@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from quality import prompts
+from quality import MASTER, prompts
 
 from tinydiff import Pipeline
 from tinydiff.config import UNetConfig
@@ -126,7 +126,7 @@ class Tried(Rounded):
         return Rows(x.grid, x.channels, np.asarray(rounded.reshape(x.array.shape), np.float32))
 
 
-def of_pictures(model: str | None, count: int) -> Callable[[Scheme], float]:
+def of_pictures(model: str | Path, count: int) -> Callable[[Scheme], float]:
     pipe = Pipeline.from_pretrained(model, weights="float32", backend="reference")
     at = [m for _, _, p in prompts(count) for m in moments(pipe, p, (0.0, 0.5, 0.9), seed=0, num_inference_steps=20)]
 
@@ -161,7 +161,7 @@ def levels(pipe: Pipeline, component: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", help="a trained model (default: the embedded one)")
+    parser.add_argument("--model", default=MASTER, help="a trained model (default: the embedded one's master)")
     parser.add_argument("--random", metavar="FOLDER", type=Path, help="a model of random weights instead")
     parser.add_argument("--size", type=int, default=256, help="pixels, with --random")
     parser.add_argument("--prompts", type=int, default=4)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tinydiff.backends import BACKENDS, Backends
 from tinydiff.clip import CLIPTextEncoder
 from tinydiff.config import CLIPConfig, TinyVAEConfig, UNetConfig, VAEConfig
-from tinydiff.errors import InvalidArgumentError, ModelFileError, UnsupportedModelError
+from tinydiff.errors import ModelFileError, UnsupportedModelError
 from tinydiff.few_steps import FewSteps
 from tinydiff.observers import CancelToken
 from tinydiff.packed import mapped
@@ -85,12 +85,13 @@ def build(
         raise unknown("weights", weights, WEIGHTS)
     if source.kind == "packed":
         weights = _packed_weights(source, weights)
+    in_place = source.kind != "packed" or weights == "auto"
     cancel = CancelToken()
     backends = Backends(backend, weights, cancel, threads, limited=limited)
 
     def parts(name: str) -> tuple[Component, Parameters, Backend]:
         component = source.components[name]
-        tensors: Mapping[str, NamedTensor] = mapped(component.tensors)
+        tensors: Mapping[str, NamedTensor] = mapped(component.tensors, in_place=in_place)
         if weights == "float16":
             tensors = {k: Halved(v) for k, v in tensors.items()}
         return component, Parameters(tensors, component.path), backends.make(name, component.config)
@@ -130,11 +131,8 @@ def build(
 
 
 def _packed_weights(source: ModelSource, weights: str) -> str:
-    """A packed file's weights are what they are: "auto", or its own name, which means the same."""
-    own = weights_of(source)
-    if weights not in ("auto", own):
-        raise InvalidArgumentError(f"weights={weights!r}: {str(source.path)!r} is packed as {own or 'it is'} already")
-    return "auto"
+    """Its own name means "auto": used where it lies. Any other makes new weights, in memory, of what the file means."""
+    return "auto" if weights == weights_of(source) else weights
 
 
 @dataclass(frozen=True)

@@ -107,14 +107,41 @@ class MappedBias:
         return values[:outputs]
 
 
-def mapped(tensors: Mapping[str, AnyTensor]) -> dict[str, NamedTensor]:
-    """The tensors of a component as its network takes them; those of other files as they are."""
+@dataclass(frozen=True)
+class Meaning:
+    """What a packed weight or bias means, without the form in which it lies there: for weights of another kind."""
+
+    tensor: NamedTensor
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.tensor.dtype
+
+    def float32(self) -> NDArray[np.float32]:
+        return self.tensor.float32()
+
+    def reshaped(self, *shape: int) -> Meaning:
+        return replace(self, tensor=self.tensor.reshaped(*shape))
+
+
+def mapped(tensors: Mapping[str, AnyTensor], *, in_place: bool = True) -> dict[str, NamedTensor]:
+    """The tensors of a component as its network takes them; those of other files as they are.
+
+    `in_place` False: kernels shall not read the panels, but make weights of another kind from their meaning.
+    """
     made: dict[str, NamedTensor] = {}
     for name, tensor in tensors.items():
-        if isinstance(tensor, PackedWeight):
-            made[name] = MappedWeight(tensor, tensor.shape)
-        elif isinstance(tensor, PaddedBias):
-            made[name] = MappedBias(tensor)
+        if isinstance(tensor, (PackedWeight, PaddedBias)):
+            found = MappedWeight(tensor, tensor.shape) if isinstance(tensor, PackedWeight) else MappedBias(tensor)
+            made[name] = found if in_place else Meaning(found)
         else:
             made[name] = tensor
     return made

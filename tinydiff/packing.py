@@ -15,9 +15,9 @@ from typing import Any
 from tinydiff._version import __version__
 from tinydiff.bits import Costs, choose_bits, sensitivities
 from tinydiff.errors import InvalidArgumentError
-from tinydiff.loading import build
+from tinydiff.loading import Model, build
 from tinydiff.pack_layer import are_halves
-from tinydiff.packing_plan import ComponentPlan, LayerUse, all_layers, plan_packing
+from tinydiff.packing_plan import ComponentPlan, LayerUse, all_layers, plan_component, plan_packing
 from tinydiff.recipe import INTEGERS, kind_of
 from tinydiff.stored_vocabulary import to_json, vocabulary_of
 from tinydiff.suggest import unknown
@@ -76,12 +76,12 @@ def plan(source: ModelSource, recipe: Recipe, losses: Costs | None = None) -> Pa
     """Everything but the numbers. `losses`: measured, for "mixed" (`tinydiff.quality.sensitivities`)."""
     if source.kind == "packed":
         raise InvalidArgumentError(f"{str(source.path)!r} is packed already; quantize takes the model it was made from")
-    unsaid = source.scheduler.get("prediction_type", "") is None
-    model = build(source, weights="auto", backend="reference", prediction_type="epsilon" if unsaid else None)
-    plans = plan_packing(model)
+    plans = plan_packing(_build(source))
+    if source.taesd is not None:
+        plans.append(plan_component(source.taesd, _build(source.with_taesd())))
     extra = {f"{n}/vocabulary": v for n, t in source.tokenizers.items() if (v := _vocabulary(t)) is not None}
     tables = {f"{p.component.name}/{t.name}": _wide(t, "plain", recipe) for p in plans for t in p.tables}
-    options = _options(source, plans, recipe)
+    options = _options(plans, recipe)
 
     def packing(formats: Mapping[str, LayerFormat]) -> Packing:
         slots = lay_out(_tensors(source, plans, formats, tables, extra))
@@ -92,15 +92,20 @@ def plan(source: ModelSource, recipe: Recipe, losses: Costs | None = None) -> Pa
     return smallest if recipe.weights != "mixed" else _mixed(smallest, options, packing, losses or {})
 
 
+def _build(source: ModelSource) -> Model:
+    unsaid = source.scheduler.get("prediction_type", "") is None
+    return build(source, weights="auto", backend="reference", prediction_type="epsilon" if unsaid else None)
+
+
 # ---------------------------------------------------------------------------------------------------- formats
 
 
-def _options(source: ModelSource, plans: list[ComponentPlan], recipe: Recipe) -> dict[str, tuple[LayerFormat, ...]]:
+def _options(plans: list[ComponentPlan], recipe: Recipe) -> dict[str, tuple[LayerFormat, ...]]:
     """What each layer may become; more than one where the recipe is "mixed"."""
-    layers = list(all_layers(plans))
+    layers, configs = list(all_layers(plans)), {p.component.name: p.component.config for p in plans}
     kept, options = _kept(layers, recipe.keep), dict[str, tuple[LayerFormat, ...]]()
     for layer in layers:
-        levels = source.components[layer.component].config.get("block_out_channels") or ()
+        levels = configs[layer.component].get("block_out_channels") or ()
         smallest = kind_of(layer.component, "int8" if recipe.weights == "int8" else "int4", len(levels))(layer.handle)
         if layer.key in kept or smallest not in INTEGERS.values():
             kinds: tuple[str, ...] = (_wide(layer.weight, layer.use, recipe),)

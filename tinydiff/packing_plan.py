@@ -23,7 +23,7 @@ from tinydiff_weights.packed_tensors import AnyTensor
 from tinydiff_weights.safetensors import StoredTensor
 from tinydiff_weights.source import Component
 
-ORDER = ("text_encoder", "text_encoder_2", "unet", "vae")  # of a picture
+ORDER = ("text_encoder", "text_encoder_2", "unet", "vae")  # of a picture; "taesd" comes last
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ class ComponentPlan:
 def plan_packing(model: Model) -> list[ComponentPlan]:
     """All networks of a model, in the order in which a picture needs them."""
     source = model.source
-    return [_component(source.components[name], model) for name in ORDER if name in source.components]
+    return [plan_component(source.components[name], model) for name in ORDER if name in source.components]
 
 
-def _component(component: Component, model: Model) -> ComponentPlan:
+def plan_component(component: Component, model: Model) -> ComponentPlan:
+    """One network. "taesd": of a model in which it is the autoencoder."""
     plan = Plan()
     weights: dict[str, Weight] = dict(_run(component.name, model, plan).items())
     uses: dict[str, str] = {}
@@ -98,7 +99,7 @@ def _run(name: str, model: Model, plan: Plan) -> dict[str, Weight]:
     """A picture of the model's own size on shapes alone; the network's weights by name."""
     height, width = (side // model.vae.config.factor for side in (model.defaults.height, model.defaults.width))
     latents = model.vae.config.latent_channels
-    if name == "vae":
+    if name in ("vae", "taesd"):
         model.vae.forward_decode(plan, _rows(height, width, latents))
         factor = model.vae.config.factor
         model.vae.forward_encode(plan, _rows(factor * height, factor * width, model.vae.config.in_channels))

@@ -64,7 +64,7 @@ def quantize(
     key = hashlib.sha256(dumps([files, metadata_of(packing, {}), __version__]).encode()).hexdigest()
     with open_partial(path, packing.size, key) as partial:
         _write_all(packing, partial, progress)
-        check_unchanged(t for c in source.components.values() for t in c.tensors.values())
+        check_unchanged(t for c in source.parts() for t in c.tensors.values())
         metadata = metadata_of(packing, partial.done)
         partial.publish(header_bytes(header_text(packing.slots, metadata), packing.start), overwrite=force)
         snr = {name: partial.done[name]["snr"] for name in packing.formats}
@@ -148,14 +148,14 @@ def _check_target(source: ModelSource, target: Path, *, force: bool) -> None:
     if target.exists():
         if not force:
             raise ModelFileError(target, "exists", hint="Choose another name, or --force to replace it")
-        files = {t.file for c in source.components.values() for t in c.tensors.values()}
+        files = {t.file for c in source.parts() for t in c.tensors.values()}
         if any(Path(f).exists() and target.samefile(f) for f in files):
             raise InvalidArgumentError(f"{str(target)!r:.200} is the model itself; quantize writes another file")
 
 
 def identity(source: ModelSource) -> list[list[Any]]:
     """The files that the source lies in, as they are now."""
-    files = {t.file for c in source.components.values() for t in c.tensors.values()}
+    files = {t.file for c in source.parts() for t in c.tensors.values()}
     files |= set() if source.few_steps is None else {str(source.few_steps.path)}
     status = [(f, Path(f).stat()) for f in sorted(files)]
     return [[str(Path(f).absolute()), s.st_size, s.st_mtime_ns] for f, s in status]

@@ -157,5 +157,4 @@ def test_what_the_command_refuses(cli: Cli, model: Path) -> None:
     )
     refused(cli, 1, "exists|--force", "quantize", model, "there.safetensors", "--weights", "int8")
     refused(cli, 2, "packed already", "quantize", "there.safetensors", "x.safetensors", "--weights", "int8")
-    refused(cli, 2, "packed as int8 already", "generate", "a", "--model", "there.safetensors", "--weights", "int4")
     refused(cli, 2, "NAME.safetensors", "quantize", model, "x.gguf", "--weights", "int8")

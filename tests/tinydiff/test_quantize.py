@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 import tinydiff
 from tinydiff.errors import InvalidArgumentError, ModelFileError
+from tinydiff.packed import mapped
 from tinydiff.packing import Recipe
 from tinydiff.quantize import quantize
 from tinydiff_kernels.handles import LowRank, MatmulWeight
@@ -222,8 +224,13 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_other_weights_than_its_own(packed: Path) -> None:
-    tinydiff.Pipeline.from_pretrained(packed, weights="int8")
+def test_other_weights_than_its_own(folder: Path, packed: Path, tmp_path: Path) -> None:
+    """They are made of what the integers mean: the bits of a folder that holds just these numbers."""
+    np.testing.assert_array_equal(picture(packed, weights="int8"), picture(packed))
+    meant = tmp_path / "meant"
+    shutil.copytree(folder, meant)
+    for component in open_model(packed).components.values():
+        (file,) = (meant / component.name).glob("*.safetensors")
+        save_safetensors(file, {name: t.float32() for name, t in mapped(component.tensors).items()})
     for weights in ("int4", "float16", "float32"):
-        with pytest.raises(InvalidArgumentError, match=f"weights='{weights}': .* is packed as int8 already"):
-            tinydiff.Pipeline.from_pretrained(packed, weights=weights)
+        np.testing.assert_array_equal(picture(packed, weights=weights), picture(meant, weights=weights))

@@ -1,4 +1,4 @@
-"""The embedded model is complete, small, fp16, finite, licensed, and in the layout of any diffusers folder.
+"""The embedded model's master is complete, small, fp16, finite, licensed, and in the layout of any diffusers folder.
 
 Read with the json module and a few lines of safetensors format on purpose: independent of our own reader.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
+from master import MASTER as MODEL
 
-MODEL = Path(__file__).resolve().parents[2] / "weights" / "tinydiff_weights" / "default"
 CONFIGS = (
     "model_index.json",
     "tinydiff.json",

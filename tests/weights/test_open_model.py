@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from master import MASTER
 
 from tinydiff_weights.errors import ModelFileError, TinyDiffError, UnsupportedModelError
 from tinydiff_weights.open import DEFAULT_MODEL, open_model, open_vae
@@ -88,12 +89,13 @@ def test_a_healthy_file_of_something_else_is_refused_by_our_error(tmp_path: Path
             opener(tmp_path / "x.safetensors")
 
 
-def test_the_embedded_model_opens_as_any_folder() -> None:
+def test_the_embedded_model_opens_as_any_packed_file() -> None:
     source = open_model()
     assert source.path == DEFAULT_MODEL
     assert set(source.components) == {"unet", "vae", "text_encoder"}
     assert all(component.tensors for component in source.components.values())
     assert source.defaults["num_inference_steps"] > 0
-    assert open_model(None, vae=DEFAULT_MODEL).components["vae"].path == DEFAULT_MODEL / "vae"
+    assert open_model(None, vae=DEFAULT_MODEL).components["vae"].path == DEFAULT_MODEL
+    assert open_model(None, vae=MASTER).components["vae"].path == MASTER / "vae"
     with pytest.raises((ModelFileError, UnsupportedModelError), match="unet"):
-        open_model(None, vae=DEFAULT_MODEL / "unet")
+        open_model(None, vae=MASTER / "unet")

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> i
 
 def describe(source: ModelSource, *, compute_hash: bool = False) -> dict[str, Any]:
     """All that is known, ready for JSON. `problem` says why the model cannot run, None if it can."""
-    parts = {name: _component(part) for name, part in source.components.items()}
+    parts = {part.name: _component(part) for part in source.parts()}
     prediction, defaults, problem = _settled(source)
     return {
         "path": str(source.path),

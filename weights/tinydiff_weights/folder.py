@@ -6,6 +6,7 @@
     tokenizer/         vocabulary; SDXL has tokenizer_2/
     scheduler/         scheduler_config.json
     tinydiff.json      optional: defaults for steps, guidance, width and height; a file of few-step additions
+    taesd/             optional: a small autoencoder (AutoencoderTiny) on the same latents, with config.json and weights
 
 The safety checker, its feature extractor and an image encoder are optional and not used.
 """
@@ -41,11 +42,13 @@ _TOKENIZER = ("CLIPTokenizer", "CLIPTokenizerFast")
 CLASSES = {  # what may stand in model_index.json; a scheduler may be any, tinydiff.schedulers judges it
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "taesd": ("AutoencoderTiny",),
     "text_encoder": _CLIP,
     "text_encoder_2": _CLIP,
     "tokenizer": _TOKENIZER,
     "tokenizer_2": _TOKENIZER,
 }
+TAESD = "AutoencoderTiny"
 IGNORED = frozenset(["safety_checker", "feature_extractor", "image_encoder"])
 MOST_FEW_STEPS = 8
 _WHOLE_DEFAULTS = ("num_inference_steps", "width", "height")
@@ -87,6 +90,7 @@ def open_folder(path: str | Path, *, vae: Component | None = None) -> ModelSourc
         index=index,
         defaults=defaults,
         few_steps=_few_steps(root, defaults),
+        taesd=_taesd(root),
         leftovers={"position_ids": position_ids} if position_ids else {},
     )
 
@@ -124,6 +128,11 @@ def _replacement(vae: Component, root: Path, family: str) -> Component:
         if factor is not None:
             return Component(vae.name, {**vae.config, "scaling_factor": factor}, vae.tensors, vae.path)
     return fitted(vae, family)
+
+
+def _taesd(root: Path) -> Component | None:
+    folder = root / "taesd"
+    return _component(folder, root, "taesd", TAESD) if (folder / "config.json").is_file() else None
 
 
 def _component(folder: Path, root: Path, name: str, named: str) -> Component:

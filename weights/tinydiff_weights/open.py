@@ -5,7 +5,7 @@
     open_model("model.safetensors")        packed file (packed.py, told by its metadata) or single file (singlefile.py)
     open_model("org/name[@revision]")      what `tinydiff pull` or any other tool put into the hub's cache (hub.py)
 
-A path that exists wins over a hub name. Nothing here touches the network, and nothing reads the weights.
+A path that exists wins over a hub name and over TAESD. Nothing here touches the network, and nothing reads the weights.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ from tinydiff_weights.safetensors import open_safetensors
 from tinydiff_weights.sniff import foreign_kind, refuse_pickle_name
 from tinydiff_weights.source import Component, ModelSource
 
-DEFAULT_MODEL = Path(__file__).parent / "default"
+DEFAULT_MODEL = Path(__file__).parent / "default.safetensors"
+TAESD = "taesd"  # as `vae`: the small autoencoder that the model itself brings
 
 
 def open_model(path: str | Path | None = None, *, vae: str | Path | None = None) -> ModelSource:
-    """Open a model, with the autoencoder at `vae` (folder, file or hub name) in place of its own if given.
+    """Open a model, with the autoencoder at `vae` (folder, file, hub name, or TAESD) in place of its own if given.
 
     Raises ModelFileError for what is missing or damaged, UnsupportedModelError for healthy files of other
     kinds.
     """
+    if vae == TAESD and not os.path.lexists(TAESD):
+        return open_model(path).with_taesd()
     if path is None:
-        if not DEFAULT_MODEL.is_dir():
+        if not DEFAULT_MODEL.is_file():
             raise ModelFileError(DEFAULT_MODEL, "the embedded model is not part of this installation")
-        return open_folder(DEFAULT_MODEL, vae=None if vae is None else open_vae(vae))
+        path = DEFAULT_MODEL
     found, name = _find(path)
     try:
         if found.is_dir():

@@ -29,7 +29,7 @@ from tinydiff_weights.safetensors import SafetensorsFile, StoredTensor
 from tinydiff_weights.source import Component, FewStepsSource, ModelSource, TokenizerSource
 from tinydiff_weights.vae_file import fitted
 
-COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "taesd")
 FAMILIES = ("sd1", "sd2", "sdxl")
 PLAIN = ("F32", "F16")  # of norms and tables
 MAKE_ANEW = "Make it again with `tinydiff quantize`"
@@ -49,6 +49,7 @@ def open_packed(file: SafetensorsFile, *, vae: Component | None = None) -> Model
     model, parts, provenance = (_table(file, key) for key in ("model", "components", "provenance"))
     reader = _Reader(file)
     components = {name: reader.component(name, parts[name]) for name in parts}
+    taesd = components.pop("taesd", None)
     if lacking := [n for n in COMPONENTS[:3] if n not in components]:
         raise ModelFileError(path, f"has no {lacking[0]}", hint=MAKE_ANEW)
     tokenizers = {n.replace("text_encoder", "tokenizer") for n in components if n.startswith("text_encoder")}
@@ -68,6 +69,7 @@ def open_packed(file: SafetensorsFile, *, vae: Component | None = None) -> Model
         index=found.table("index"),
         defaults=_defaults(found.table("defaults"), path),
         few_steps=reader.few_steps(model.get("few_steps")),
+        taesd=taesd,
         hints=found.texts("hints"),
         provenance=provenance,
     )

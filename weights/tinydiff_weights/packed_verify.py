@@ -25,7 +25,7 @@ def verify(source: ModelSource) -> None:
     """Raise ModelFileError, which names the tensor, for the first thing that is wrong. Reads the whole file."""
     if source.kind != "packed":
         raise ModelFileError(source.path, "is no packed file", hint="--verify is for what tinydiff quantize wrote")
-    for component in source.components.values():
+    for component in source.parts():
         for tensor in component.tensors.values():
             if isinstance(tensor, PackedWeight):
                 for suffix in tensor.layer.suffixes if tensor.layer.integer else ():

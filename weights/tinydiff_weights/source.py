@@ -10,10 +10,11 @@ All configs are the diffusers JSON of the component, all tensor names the diffus
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tinydiff_weights.errors import ModelFileError
 from tinydiff_weights.packed_tensors import AnyTensor
 from tinydiff_weights.safetensors import StoredTensor
 
@@ -65,11 +66,25 @@ class ModelSource:
     index: Mapping[str, Any] = field(default_factory=dict)  # model_index.json
     defaults: Mapping[str, Any] = field(default_factory=dict)  # steps, guidance, width, height (tinydiff.json)
     few_steps: FewStepsSource | None = None  # tinydiff.json
+    taesd: Component | None = None  # a small autoencoder on the same latents that the model brings beside its own
     provenance: Mapping[str, Any] = field(default_factory=dict)  # of a packed file: source hash, version, recipe
     origin: ModelSource | None = None  # of a packed file in the cache: the model that the caller named
     hints: tuple[str, ...] = ()  # what the user should be told once, a line each
     leftovers: Mapping[str, int] = field(default_factory=dict)  # ignored training leftovers, kind -> count
     unused: tuple[str, ...] = ()  # tensors of the file that no component claims
+
+    def with_taesd(self) -> ModelSource:
+        """This model with the small autoencoder that it brings in place of the other. ModelFileError: it has none."""
+        if self.taesd is None:
+            raise ModelFileError(self.path, "brings no TAESD", hint="Name a folder or file of one")
+        vae = replace(self.taesd, name="vae")
+        return replace(self, components={**self.components, "vae": vae}, taesd=None)
+
+    def parts(self) -> Iterator[Component]:
+        """All networks, those that a picture may leave aside too."""
+        yield from self.components.values()
+        if self.taesd is not None:
+            yield self.taesd
 
     def stored(self) -> Iterator[AnyTensor]:
         """Every tensor that a picture may need."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 HERE = Path(__file__).resolve().parent
-DEFAULT_MODEL = HERE.parent / "tinydiff_weights" / "default"
+DEFAULT_MODEL = HERE / "master"  # what the packed file in the package is made from
 
 
 def work_folder(run: str) -> Path:

@@ -1,6 +1,6 @@
 """A labelled grid of pictures, drawn by diffusers' own pipeline: from a training run or from an exported folder.
 
-python samples.py ../tinydiff_weights/default samples.png --guidance 3 --steps 20
+python samples.py master samples.png --guidance 3 --steps 20
 """
 
 from __future__ import annotations
