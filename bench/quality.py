@@ -65,10 +65,9 @@ def draw(pipe: Pipeline, prompt: str, seed: int, options: argparse.Namespace) ->
 
 def key(options: argparse.Namespace) -> str:
     """The name of the folder of pictures."""
-    model = (
-        "embedded" if options.model == MASTER else hashlib.sha256(os.path.abspath(options.model).encode()).hexdigest()
-    )
-    return model[:8] if options.steps == STEPS else f"{model[:8]}-{options.steps}-steps"
+    digest = hashlib.sha256(os.path.abspath(options.model).encode()).hexdigest()
+    model = "embedded" if options.model == MASTER else digest[:8]
+    return model if options.steps == STEPS else f"{model}-{options.steps}-steps"
 
 
 def pictures(options: argparse.Namespace) -> None:

@@ -37,19 +37,20 @@ def digests(kernels: Mapping[str, Kernel], path: Path) -> dict[str, list[str]]:
 
 
 class Picture(NamedTuple):
-    """A picture of the embedded model, in a few steps."""
+    """A picture in a few steps, of the embedded model or of a packed file."""
 
     weights: str
     side: int
     steps: int = 4
     threads: int = 1
+    model: str | None = None
 
 
 def picture_digest(picture: Picture) -> str:
     """Hash of its float pixels, before they are rounded to bytes."""
     from tinydiff import Pipeline
 
-    pipe = Pipeline.from_pretrained(weights=picture.weights, backend="numba", threads=picture.threads)
+    pipe = Pipeline.from_pretrained(picture.model, weights=picture.weights, backend="numba", threads=picture.threads)
     images: Any = pipe(
         "a red apple", seed=1, width=picture.side, height=picture.side, num_inference_steps=picture.steps,
         output_type="np",

@@ -25,7 +25,9 @@ from tinydiff_kernels import native
 ROOT = Path(__file__).parents[2]
 PARTS = ("tinydiff", "kernels", "weights", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE")
 LOCAL = shutil.ignore_patterns("__pycache__", "native", "train")
+MASTER = "weights/train/master"  # whose pages on licences and limits go along
 PICTURE = Picture("int8", 64)
+MB = 2**20
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -51,6 +53,9 @@ def tree(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(ROOT / part, folder / part, ignore=LOCAL)
         else:
             shutil.copy(ROOT / part, folder / part)
+    (folder / MASTER).mkdir(parents=True)
+    for page in (ROOT / MASTER).glob("*.md"):
+        shutil.copy(page, folder / MASTER)
     place = folder / "kernels/tinydiff_kernels/native"
     place.mkdir()
     shutil.copy(library, place)
@@ -77,6 +82,19 @@ def test_the_pure_wheel_has_no_library_and_asks_for_numba(tree: Path, tmp_path: 
     libraries, metadata = inside(made)
     assert libraries == []
     assert any(need.startswith("numba") for need in metadata.get_all("Requires-Dist", []))
+
+
+def test_the_wheel_has_the_packed_model_with_its_licences_and_nothing_else_of_it(tree: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel(tree, tmp_path)) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        for page in ("LICENSES.md", "MODEL_CARD.md"):
+            assert archive.read(f"tinydiff_weights/{page}") == (ROOT / MASTER / page).read_bytes()
+    model = "tinydiff_weights/default.safetensors"
+    assert sizes[model] == (ROOT / "weights" / model).stat().st_size <= 32 * MB
+    assert [name for name in sizes if name.endswith(".safetensors")] == [model]
+    assert sum(sizes.values()) - sizes[model] < 8 * MB
+    (licences,) = (name for name in sizes if "train" in name)
+    assert licences.endswith(f".dist-info/licenses/{MASTER}/LICENSES.md")
 
 
 def test_a_wheel_with_the_library_makes_a_picture_without_numba(tree: Path, library: Path, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ import kernel_calls  # noqa: E402
 import simd_data  # noqa: E402
 
 from tinydiff_kernels import cpu, dispatch, native  # noqa: E402
+from tinydiff_weights.open import open_model  # noqa: E402
+from tinydiff_weights.packed import weights_of  # noqa: E402
 
 started = time.perf_counter()
 expected = pickle.loads(Path(expected_file).read_bytes())
@@ -58,6 +60,8 @@ for spec, digest in expected["pictures"].items():
         bad.append(f"picture {spec}")
     mark(f"picture {spec}")
 
+shipped = open_model()
+
 here = cpu.detect()
 try:
     dispatch.choose(here, "i8mm")
@@ -74,6 +78,7 @@ result = {
     "paths": [path.name for path in dispatch.available(here)],
     "running": sorted({(r.path, r.made_by) for r in dispatch.running(dispatch.choose())}),
     "i8mm": refusal,
+    "embedded model": [shipped.kind, weights_of(shipped)],
     "compilers": [n for n in ("numba", "llvmlite") if n in sys.modules or importlib.util.find_spec(n)],
     "seconds": marks,
 }

@@ -20,8 +20,12 @@ import pytest
 import simd_data
 import simd_kernels
 from kernel_calls import Picture
+from miniatures import write_folder
 
+from tinydiff.packing import Recipe
+from tinydiff.quantize import quantize
 from tinydiff_kernels import aot, build_aot, cpu, dispatch, native
+from tinydiff_weights.open import open_model
 
 TESTS = Path(__file__).parents[1]
 FOLDERS = [str(TESTS), *(str(TESTS.parent / part) for part in (".", "kernels", "weights"))]
@@ -116,13 +120,22 @@ def vector_cases() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def here() -> dict[str, Any]:
+def packed_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature in one file with layers of 8 bits, of 4, and wide ones, in every use."""
+    folder = tmp_path_factory.mktemp("packed")
+    quantize(open_model(write_folder(folder / "model", "sd1", dtype="F16")), folder / "x.safetensors", Recipe("mixed"))
+    return folder / "x.safetensors"
+
+
+@pytest.fixture(scope="session")
+def here(packed_here: Path) -> dict[str, Any]:
     """What this machine computes with kernels that Numba compiles in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(native.NATIVE_VARIABLE, "0")
         native.library.cache_clear()
         kernels = {operation: dispatch.kernel(operation) for operation in dispatch.KERNELS}
         pictures = sorted({picture for core in CORES.values() for picture in core.pictures})
+        pictures.append(Picture("auto", 64, steps=2, model=str(packed_here)))
         return {
             "kernels": kernel_calls.digests(kernels, dispatch.choose().path),
             "pictures": {picture: kernel_calls.picture_digest(picture) for picture in pictures},
@@ -138,13 +151,14 @@ def test_all_kernels_and_pictures_have_the_bits_of_this_machine(
     here: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    """On a Python without Numba: the library is all that computes."""
+    """On a Python without Numba: the library is all that computes. Models were packed on this machine, the embedded
+    one too."""
     wanted = CORES[core]
     expected = {
         "vector libraries": {path: vector_libraries[path] for path in wanted.kernels},
         "vector operations": vector_cases,
         "kernels": here["kernels"],
-        "pictures": {picture: here["pictures"][picture] for picture in wanted.pictures},
+        "pictures": {p: bits for p, bits in here["pictures"].items() if p in wanted.pictures or p.model is not None},
     }
     (tmp_path / "expected.pickle").write_bytes(pickle.dumps(expected))
     script = str(Path(__file__).with_name("run_core.py"))
@@ -155,6 +169,7 @@ def test_all_kernels_and_pictures_have_the_bits_of_this_machine(
     assert result["paths"] == wanted.paths
     assert result["running"] == [[wanted.paths[0], "library"]]
     assert result["compilers"] == []
+    assert result["embedded model"] == ["packed", "int8"]
     assert result["vector operations"] == len(simd_kernels.KERNELS)
     assert result["calls"] == len(wanted.kernels) * sum(map(len, here["kernels"].values()))
     if "i8mm" in wanted.paths:

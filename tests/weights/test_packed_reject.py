@@ -25,6 +25,7 @@ from tinydiff_weights.packed_verify import verify
 Table = dict[str, Any]
 LAYER = "unet/down_blocks.0.resnets.0.conv1"
 TOKENIZER = "model/tokenizers/tokenizer"
+LARGE_TAESD = {"config": {"_class_name": "AutoencoderKL"}, "layers": [], "tensors": []}
 FEW = {"steps": 4, "default": True, "tensors": ["unet.a.lora_A.weight"]}
 UPSAMPLED = "vae/decoder.up_blocks.0.upsamplers.0.conv"
 
@@ -160,6 +161,7 @@ OPENING: dict[str, tuple[str, Callable[[Edit], None]]] = {
     "no unet": ("has no unet|has tokenizers", meta("components/unet", ...)),
     "unknown network": ("has a component 'safety'", meta("components/safety", {})),
     "network of another class": ("unet is a 'VQModel'", meta("components/unet/config/_class_name", "VQModel")),
+    "TAESD of another class": ("taesd is a 'AutoencoderKL', not Auto", meta("components/taesd", LARGE_TAESD)),
     "layers no list": ("'layers' of unet is 3", meta("components/unet/layers", 3)),
     "family": ("family is 'sd9'", meta("model/family", "sd9")),
     "pipeline": ("pipeline_class is 'Flux'", meta("model/pipeline_class", "Flux")),
