@@ -7,6 +7,8 @@ import pytest
 from matmul_calls import numbers
 
 from tinydiff_kernels.matmul import packing
+from tinydiff_kernels.matmul.geometry import PARITIES, upsample_weights
+from tinydiff_kernels.matmul.unpacking import merge_classes
 from tinydiff_kernels.ref import quantised_weights as q8
 
 SHAPES = [(1, 1), (15, 3), (16, 4), (17, 9), (33, 40), (5, 3, 3, 3), (20, 12, 3, 3), (16, 8, 2, 2)]
@@ -118,3 +120,17 @@ def test_the_layout_of_four_bits() -> None:
     assert packed.sums is not None
     exact = (made.q.reshape(17, 4, 2, 32).sum(3, dtype=np.int64) * made.group_scales).sum((1, 2))
     np.testing.assert_array_equal(packed.sums[:17], exact)
+
+
+def test_the_kernel_that_four_rounded_classes_mean() -> None:
+    """By least squares over the sixteen sums of its nine taps; where nothing was rounded the kernel itself."""
+    weight, noise = numbers(1, 5, 7, 3, 3), numbers(2, 4, 5, 7, 2, 2) / 100
+    exact = {parity: upsample_weights(weight, parity) for parity in PARITIES}
+    assert np.abs(merge_classes(exact) - weight).max() < 1e-6
+    rounded = {parity: exact[parity] + noise[i] for i, parity in enumerate(PARITIES)}
+    units = np.eye(9, dtype=np.float32).reshape(9, 1, 3, 3)
+    sums = np.concatenate([upsample_weights(units, parity).reshape(9, 4) for parity in PARITIES], axis=1)  # [9, 16]
+    given = np.concatenate([rounded[parity].reshape(35, 4) for parity in PARITIES], axis=1)
+    wanted = np.linalg.lstsq(sums.T.astype(np.float64), given.T.astype(np.float64))[0].T.reshape(weight.shape)
+    assert np.abs(wanted - weight).max() > 1e-3
+    assert np.abs(merge_classes(rounded) - wanted).max() < 1e-6

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_kernels.matmul.geometry import PARITIES
 from tinydiff_kernels.matmul.packing import GATE_WIDTH, Packed
 from tinydiff_kernels.ref.quantised_weights import GROUP
 
 Float32 = NDArray[np.float32]
+
+# Three taps of an axis from the sums of its classes, w0, w1 + w2 and w0 + w1, w2: the pseudoinverse, in exact quarters.
+SHARES = np.array([[3, -1, 1, 1], [-2, 2, 2, -2], [1, 1, -1, 3]], np.float32) / np.float32(4)
 
 
 def dequantise(packed: Packed, shape: tuple[int, ...]) -> Float32:
@@ -47,11 +49,15 @@ def merge_classes(classes: Mapping[tuple[int, int], Float32]) -> Float32:
     """Four `[out, in, 2, 2]` of an upsampled convolution -> the `[out, in, 3, 3]` that explains them best.
 
     Each class sums taps of the 3x3 kernel (`geometry.upsample_weights`): sixteen sums of nine numbers, so the kernel
-    follows by least squares, exactly where the classes are exact.
+    follows by least squares, exactly where the classes are exact. Axis by axis, since the sums are a product of both;
+    and without matrix products, which give each CPU bits of its own.
     """
-    tall = {0: np.array([[1, 0, 0], [0, 1, 1]], np.float64), 1: np.array([[1, 1, 0], [0, 0, 1]], np.float64)}
-    sums = np.concatenate([np.kron(tall[a], tall[b]) for a, b in PARITIES])  # [16, 9]
-    inverse = np.linalg.pinv(sums).astype(np.float32)  # [9, 16]
-    outputs, inputs = classes[0, 0].shape[:2]
-    given = np.concatenate([classes[parity].reshape(outputs * inputs, 4) for parity in PARITIES], axis=1)
-    return np.asarray(given @ inverse.T, np.float32).reshape(outputs, inputs, 3, 3)
+    rows = [np.concatenate([classes[a, 0], classes[a, 1]], axis=3) for a in (0, 1)]
+    sums = np.concatenate(rows, axis=2)  # [out, in, 4, 4]
+    tall = np.stack([_weighted(sums, shares, 2) for shares in SHARES], axis=2)  # [out, in, 3, 4]
+    return np.stack([_weighted(tall, shares, 3) for shares in SHARES], axis=3)
+
+
+def _weighted(values: Float32, shares: Float32, axis: int) -> Float32:
+    a, b, c, d = (share * part for share, part in zip(shares, np.moveaxis(values, axis, 0), strict=True))
+    return np.asarray(((a + b) + c) + d, np.float32)
