@@ -55,7 +55,8 @@ class Pipeline:
 
         Nothing is read but headers and configs; `weights="int8"` or `"int4"` of a large model that is not packed first
         makes a packed copy in the cache folder (minutes, once; see `packed_cache`). `threads` bounds the fast kernels;
-        NumPy's own thread pool is set by its environment (OPENBLAS_NUM_THREADS). `memory` ("450MB", "1.5GB", bytes,
+        NumPy's own thread pool is set by its environment (OPENBLAS_NUM_THREADS). `vae`: an autoencoder in place of
+        the model's; "taesd": the small one that the model brings. `memory` ("450MB", "1.5GB", bytes,
         "auto"): what the process may hold, pages of files included; a call that needs more raises MemoryBudgetError
         before it starts. Raises ModelFileError, UnsupportedModelError, InvalidArgumentError.
         """
