@@ -26,6 +26,7 @@ from tinydiff_kernels.compiled.strip_lines import DEFERRED, by_lines
 from tinydiff_kernels.compiled.strips import KEEP, RECOMPUTE, SHORTEN, StripPlan, StripPolicy
 from tinydiff_kernels.compiled.trace import Trace
 from tinydiff_kernels.compiled.weights import KindOf
+from tinydiff_kernels.matmul.geometry import forget_geometry
 from tinydiff_kernels.rows import Array, Rows
 
 Forward = Callable[[Backend], Rows]
@@ -60,7 +61,7 @@ class _Cost:
     workspace: int
     work: int
     launches: int
-    offsets: dict[int, int]
+    offsets: dict[Any, int]  # bytes of each table of rows
 
 
 class _Sizing(Builder):
@@ -68,7 +69,7 @@ class _Sizing(Builder):
 
     def __init__(self, known: dict[Any, _Cost], *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.work, self.launches, self.offsets, self._passes = 0, 0, dict[int, int](), known
+        self.work, self.launches, self.offsets, self._passes = 0, 0, dict[Any, int](), known
 
     def launch(self, kernel: str, count: int, fields: Mapping[int, Operand], work: int) -> None:
         self.work, self.launches = self.work + work, self.launches + 1
@@ -78,7 +79,7 @@ class _Sizing(Builder):
             elif isinstance(operand, tuple):
                 self._use(operand[0])
             elif isinstance(operand, np.ndarray) and operand.dtype == np.int64:
-                self.offsets[id(operand)] = operand.nbytes
+                self.offsets[_look_of(operand)] = operand.nbytes
         self.actions.append(_NOTHING)
 
     def fill(
@@ -117,6 +118,12 @@ class _Sizing(Builder):
     def lives(self) -> Iterator[tuple[Buffer, Lifetime]]:
         """Buffers of the arena, those inside of workspaces left out."""
         return ((buffer, buffer.life) for buffer in self._buffers if buffer.life.last >= 0)
+
+
+def _look_of(offsets: NDArray[Any]) -> Any:
+    """What tells tables of rows apart, whether or not they still exist."""
+    size = offsets.size
+    return size, *(int(offsets[at]) for at in (0, size // 2, size - 1) if size)
 
 
 _NOTHING = Launch("", np.zeros(0, np.int64), [], [], 0, 0)
@@ -177,6 +184,7 @@ class StripPlanner:
                 first = np.searchsorted(crowded, rows.life.first)
                 if first < len(crowded) and crowded[first] <= rows.life.last:
                     found.append(index)
+        forget_geometry()  # a hundred policies have more tables of rows than any one
         smooth = float(most * np.mean((use / most) ** SHARPNESS) ** (1 / SHARPNESS))
         offsets, launches = sum(builder.offsets.values()), builder.launches
         nbytes = arena if self.launch_bytes is None else arena + offsets + launches * self.launch_bytes
