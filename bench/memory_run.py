@@ -32,7 +32,7 @@ def main() -> None:
     found = {
         "plan": None if plan is None else report.as_json(plan), "memory": out.memory, "timings": out.timings,
         "wall": time.perf_counter() - started, "sha256": picture,
-        "arena": pipe.unet.backend.arena.nbytes,  # type: ignore[attr-defined]
+        "arena": pipe.unet.backend.arena.largest,  # type: ignore[attr-defined]
     }  # fmt: skip
     json.dump(found, sys.stdout)
 

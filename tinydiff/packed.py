@@ -1,7 +1,7 @@
 """The tensors of a packed file as networks and kernels take them: where they lie, in the form they lie in.
 
 Compiled kernels read panels, scales and padded biases in the mapped file; nothing is copied. `float32()` gives the
-numbers that the integers mean, for whoever needs them (the reference backend, adapters on an upsampled convolution).
+numbers that the integers mean, for whoever needs them (the reference backend).
 """
 
 from __future__ import annotations

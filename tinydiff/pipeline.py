@@ -170,7 +170,10 @@ def start_loop(model: Model, conditioning: Conditioning, s: Settings, scheduler:
 def decode(model: Model, latents: F32) -> F32:
     """Latents of the loop -> pixels `[N, H, W, 3]` in 0..1."""
     vae = model.vae
-    return from_decoded(vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor))
+    decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor)
+    if model.keeper is not None:
+        model.keeper.stage(model, "")  # pixels are made of it in the memory of its activations
+    return from_decoded(decoded)
 
 
 def blank_inpainting(model: Model, s: Settings) -> F32:

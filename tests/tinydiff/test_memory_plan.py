@@ -14,15 +14,20 @@ from miniatures import write_folder
 from numpy.typing import NDArray
 
 import tinydiff
+from tinydiff.arguments import Settings, settle
 from tinydiff.errors import InvalidArgumentError, MemoryBudgetError
+from tinydiff.loading import Model
 from tinydiff.memory import stages
 from tinydiff.memory.limits import MB
+from tinydiff.memory.plan import plan
+from tinydiff.memory.process import Resident
+from tinydiff.packed import MappedWeight
 from tinydiff.packing import Recipe
 from tinydiff.quantize import quantize
 from tinydiff_kernels.compiled.program import Program
 from tinydiff_kernels.compiled.strip_plan import plan_strips
 from tinydiff_kernels.compiled.strips import StripPolicy
-from tinydiff_kernels.handles import MatmulWeight
+from tinydiff_kernels.handles import LowRank, MatmulWeight
 from tinydiff_kernels.rows import rows_from_nchw
 from tinydiff_weights.open import open_model
 
@@ -76,7 +81,9 @@ def test_a_limit_changes_no_bit_and_its_arena_is_exact(
     assert max(arenas[:2]) == text
     assert max(arenas[2:-1]) == unet
     assert arenas[-1] == vae
-    assert pipe.unet.backend.arena.nbytes == max(text, unet, vae)  # type: ignore[attr-defined]
+    arena = pipe.unet.backend.arena  # type: ignore[attr-defined]
+    assert arena.largest == max(text, unet, vae)
+    assert arena.nbytes == 0  # given back
     assert out.memory["budget"] == 4096 * MB
     measured = out.memory["stages"]
     assert set(measured) == {stages.TEXT, stages.DENOISING, stages.DECODING}
@@ -142,6 +149,65 @@ def test_strips_of_a_packed_file_have_the_bits_of_the_whole(folder: Path, tmp_pa
     np.testing.assert_array_equal(vae.decode(latents), whole)
     kinds = {stages.kinds_of(vae.backend)(w) for w in vae.weights.values() if isinstance(w, MatmulWeight)}
     assert "i8" in kinds
+
+
+def test_planned_strips_take_the_bytes_that_were_reckoned(folder: Path) -> None:
+    """Arena and tables of a decoder in strips, as the ladder knew them and as its programs have them (which also know
+    the image of each row)."""
+    model, s = settled(folder)
+    planner = stages.strip_planner(model, s)
+    whole = stages.vae_stage(model, s, False)
+    room = (whole.arena + whole.tables) * 3 // 4
+    made = planner.within(room)
+    assert made.policy is not None
+    stage = stages.vae_stage(model, s, False, made.policy)
+    assert stage.arena == made.arena_bytes
+    assert stage.arena + stage.tables == pytest.approx(
+        made.arena_bytes + made.offset_bytes + made.launches * stages.ACTION_BYTES, rel=0.15
+    )
+
+
+def test_without_a_limit_stages_add_up_and_with_one_they_do_not(folder: Path) -> None:
+    model, s = settled(folder)
+    base = Resident(0, 0)
+    free, kept = plan(model, s, None, base=base), plan(model, s, 4096 * MB, base=base)
+    files = [stage.file for stage in free.stages]
+    assert files == sorted(files)
+    assert files[-1] - free.growth.file == sum(stage.stage.mapped for stage in free.stages)
+    held = sum(stage.stage.kept + stage.stage.tables for stage in free.stages)
+    assert free.stages[-1].anonymous >= free.growth.anonymous + held + free.stages[-1].stage.arena
+    last = kept.stages[-1]
+    assert last.file - kept.growth.file <= last.stage.mapped
+    assert last.anonymous - kept.growth.anonymous == max(
+        last.stage.arena + last.stage.tables + last.stage.kept + 2 * last.stage.results, 6 * last.stage.results
+    )
+
+
+def settled(folder: Path) -> tuple[Model, Settings]:
+    """A model under a limit, and the settings of `CALL`."""
+    pipe = tinydiff.Pipeline.from_pretrained(folder, threads=1, memory=AMPLE)
+    return pipe.model, settle(
+        pipe.model, width=CALL["width"], height=CALL["height"], steps=2, guidance_scale=None, guidance_rescale=0.0,
+        seed=3, images=1, output_type="np", latents=None, clip_skip=None,
+    )  # fmt: skip
+
+
+def test_an_adapter_on_an_upsampled_layer_leaves_a_packed_weight_where_it_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its four classes are used as they lie in the file; nothing is unpacked, which no plan would know of."""
+    packed = tmp_path / "packed.safetensors"
+    quantize(open_model(folder), packed, Recipe("int8"))
+    unet = tinydiff.Pipeline.from_pretrained(packed, threads=1).unet
+    given = np.zeros((1, 4, 6, 10), np.float32), 1.0, np.ones((1, 77, unet.config.cross_attention_dim[0]), np.float32)
+    plain = unet(*given)
+    handle = unet.weights["up_blocks.0.upsamplers.0.conv"]
+    assert isinstance(handle, MatmulWeight)
+    rng = np.random.default_rng(0)
+    down = rng.standard_normal((3, handle.inputs, 3, 3), np.float32)
+    handle.adapters.append(LowRank(down, rng.standard_normal((handle.outputs, 3), np.float32), 0.5))
+    monkeypatch.setattr(MappedWeight, "float32", lambda *_: pytest.fail("a packed weight was unpacked"))
+    assert np.abs(unet(*given) - plain).max() > 1e-3
 
 
 def test_advice_that_fails_stops_nothing(folder: Path, free: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,8 @@ class Keeper:
         if self._stage and self._stage != name:
             for network, component in networks(model, self._stage):
                 leave(network, component)
+            unet: Any = model.unet.backend  # whose arena is everybody's
+            unet.arena.release()
             trim()
         self._stage = name
         vae: Any = model.vae.backend

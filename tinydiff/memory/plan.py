@@ -12,7 +12,7 @@ the price of time. So a budget is met first by strips in the VAE, then by keepin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from tinydiff.arguments import Settings
 from tinydiff.errors import MemoryBudgetError
@@ -22,16 +22,17 @@ from tinydiff.memory.limits import MB
 from tinydiff.memory.process import Resident, resident, trim
 from tinydiff.memory.stages import Stage
 from tinydiff.memory.stream import AHEAD
-from tinydiff_kernels import native, warm
-from tinydiff_kernels.compiled.strip_plan import plan_strips
+from tinydiff_kernels import warm
 from tinydiff_kernels.compiled.strips import StripPolicy
 
-# What a process adds to itself once it computes: kernels loaded, threads, the tokenizer's words, Pillow. Measured on
-# x86-64 with CPython 3.11: kernels compiled by Numba and found in its cache, and compiled ahead of time.
-GROWTH = {"jit": Resident(14 * MB, 4 * MB), "native": Resident(14 * MB, 4 * MB)}
-TYPICAL = Resident(90 * MB, 95 * MB)  # of a process with its kernels loaded by Numba
+# What a process adds to itself once it computes: threads, words of tokenizers, Pillow, what allocators keep. Measured
+# on x86-64 with CPython 3.11, kernels compiled by Numba and ahead of time alike: 14 to 16 MB, of SDXL 19.
+GROWTH = Resident(22 * MB, 4 * MB)
+STARTS_DIFFER = 2 * MB  # from one start of the process to the next: the smallest budget named must do for another one
+TYPICAL = Resident(87 * MB, 96 * MB)  # of a process with its kernels loaded by Numba
 READ_RATE = 1e9  # bytes a second that storage is taken to deliver; phones of 2020 and later have 1 to 2 GB/s
 PICTURE_COPIES = 5  # float32 images beside the result: planes, 0 to 1, bytes, PNG
+TRIES = 4  # to find strips for the room that is left: how much files need depends on them a little
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,9 @@ def plan(
     copy. `strips`: how the VAE shall decode, whatever the budget (a picture that is gone on with).
     """
     base = process_now() if base is None else base
-    growth = GROWTH["jit" if native.library()[0] is None else "native"]
     keep = budget is None
     first = stages.text_stage(model, s, keep, copied), stages.unet_stage(model, s, keep, copied)
-    fixed, libraries = base.anonymous + growth.anonymous, base.file + growth.file
+    fixed, libraries = base.anonymous + GROWTH.anonymous, base.file + GROWTH.file
 
     def planned(decoder: Stage, limit: int | None) -> tuple[StagePlan, ...]:
         return _planned(fixed, libraries, budget=limit, stages=(*first, decoder))
@@ -105,27 +105,36 @@ def plan(
     whole = stages.vae_stage(model, s, keep, None, copied)
     if strips != "any":
         found = planned(stages.vae_stage(model, s, keep, strips, copied), budget)
-        return MemoryPlan(budget, base, growth, found, most(found), _again(found, s) if budget else 0.0, 0.0)
+        return MemoryPlan(budget, base, GROWTH, found, most(found), _again(found, s) if budget else 0.0, 0.0)
     if budget is None:
         found = planned(whole, None)
-        return MemoryPlan(budget, base, growth, found, max(x.total for x in found), 0.0, 0.0)
-    least, least_work = _decoder(model, s, 0, copied)
+        return MemoryPlan(budget, base, GROWTH, found, max(x.total for x in found), 0.0, 0.0)
+    planner = stages.strip_planner(model, s)
+
+    def in_strips(nbytes: int) -> tuple[Stage, float]:
+        """The decoder with the least work whose arena and tables take so many bytes, and its extra work."""
+        made = planner.within(max(nbytes, 0))
+        return stages.vae_stage(model, s, False, made.policy, copied), made.extra_work
+
+    least, least_work = in_strips(0)
     if most(planned(whole, 0)) <= most(planned(least, 0)):  # the decoder is not what binds, or strips gain nothing
         least, least_work = whole, 0.0
     smallest = most(planned(least, 0))
     if budget < smallest:
-        raise _refusal(model, s, budget, smallest, planned(least, 0))
+        raise _refusal(model, s, budget, smallest + STARTS_DIFFER, planned(least, 0))
     decoder, extra = whole, 0.0
-    for spare in (0.0, 0.05, 0.15, 0.3):  # tables of strips are not known before they are planned
-        if most(planned(decoder, budget)) <= budget:
+    last = planned(whole, 0)[-1]
+    room = budget - last.total + whole.arena + whole.tables
+    for _ in range(TRIES):
+        over = most(planned(decoder, budget)) - budget
+        if over <= 0:
             break
-        last = planned(whole, 0)[-1]
-        room = budget - last.file - last.anonymous + whole.arena
-        decoder, extra = _decoder(model, s, int(room * (1 - spare)), copied)
+        room -= 0 if decoder is whole else over
+        decoder, extra = in_strips(room)
     if most(planned(decoder, budget)) > budget:
         decoder, extra = least, least_work
     found = planned(decoder, budget)
-    return MemoryPlan(budget, base, growth, found, smallest, _again(found, s), extra)
+    return MemoryPlan(budget, base, GROWTH, found, smallest, _again(found, s), extra)
 
 
 def process_now() -> Resident:
@@ -150,32 +159,27 @@ def most(found: tuple[StagePlan, ...]) -> int:
     return max(stage.total for stage in found)
 
 
-def _decoder(model: Model, s: Settings, arena: int, copied: bool) -> tuple[Stage, float]:
-    """The decoder in strips, with the least work whose activations fit in `arena` bytes, and its extra work."""
-    backend: Any = model.vae.backend
-    forward, kinds = stages.forward_of_vae(model, s), stages.kinds_of(backend)
-    strips = plan_strips(forward, kinds, budget=max(arena, 0), threads=backend.threads)
-    return stages.vae_stage(model, s, False, strips.policy, copied), strips.extra_work
-
-
 def _planned(fixed: int, libraries: int, *, budget: int | None, stages: tuple[Stage, ...]) -> tuple[StagePlan, ...]:
-    """Each stage on top of what those before it left: the arena stays as large as it was."""
-    made, arena = list[StagePlan](), 0
+    """Under a budget each stage gives back what it took; without one all of it stays."""
+    made, arena, before, files = list[StagePlan](), 0, 0, 0
     for stage in stages:
-        arena = max(arena, stage.arena)
-        anonymous = fixed + arena + stage.tables + stage.kept + stage.results
-        if stage.name == stages[-1].name:
-            anonymous += PICTURE_COPIES * stage.results
+        arena = stage.arena if budget is not None else max(arena, stage.arena)
+        held = stage.tables + stage.kept
+        anonymous = fixed + before + arena + held + stage.results
+        if stage is stages[-1]:
+            anonymous = max(anonymous + stage.results, fixed + (1 + PICTURE_COPIES) * stage.results)
         least = min(stage.largest, stage.mapped)
         if budget is None:
             window, stay = 0, stage.mapped
+            before, files = before + held, files + stage.mapped
+            anonymous += PICTURE_COPIES * stage.results if stage is stages[-1] else 0
         else:
             room = budget - anonymous - libraries
             window = min(stage.mapped, least + max(0, min(AHEAD, room - least)))
             stay = max(0, min(stage.mapped, room - window)) if len(made) == 1 else 0
             if stay + window >= stage.mapped and stay:
                 stay, window = stage.mapped, 0
-        made.append(StagePlan(stage, anonymous, libraries + stay + window, stay, window))
+        made.append(StagePlan(stage, anonymous, libraries + (files or stay + window), stay, window))
     return tuple(made)
 
 

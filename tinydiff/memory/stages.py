@@ -20,6 +20,7 @@ from tinydiff.memory.stream import Schedule
 from tinydiff_kernels.compiled.backend import Compiled
 from tinydiff_kernels.compiled.dry import Dry
 from tinydiff_kernels.compiled.program import Launch, Program
+from tinydiff_kernels.compiled.strip_plan import StripPlanner
 from tinydiff_kernels.compiled.strips import StripPolicy
 from tinydiff_kernels.compiled.weights import kind_in_use
 from tinydiff_kernels.handles import MatmulWeight
@@ -102,12 +103,20 @@ def dry_of(backend: Any, keep: bool) -> Dry:
 
 
 def kinds_of(backend: Any) -> Callable[[MatmulWeight], Any]:
-    """How each layer's weight is kept, for `plan_strips`."""
+    """How each layer's weight is kept, for planning strips."""
     return lambda weight: kind_in_use(weight, backend.kind_of)
 
 
+def strip_planner(model: Model, s: Settings) -> StripPlanner:
+    """Of the decoder at this picture's size; a plan's bytes are its arena's and its tables'."""
+    backend: Any = model.vae.backend
+    return StripPlanner(
+        forward_of_vae(model, s), kinds_of(backend), threads=backend.threads, launch_bytes=ACTION_BYTES, keep=False
+    )
+
+
 def forward_of_vae(model: Model, s: Settings) -> Callable[[Any], Any]:
-    """For `plan_strips`: calls the decoder on latents of this picture's size."""
+    """For planning strips: calls the decoder on latents of this picture's size."""
     from tinydiff_kernels.rows import rows_from_nchw
 
     c = model.vae.config

@@ -55,6 +55,7 @@ class Arena:
     def __init__(self) -> None:
         self._memory: NDArray[np.uint8] = np.empty(0, np.uint8)
         self.nbytes = 0
+        self.largest = 0  # that it has been
         self.address = 0
 
     def reserve(self, nbytes: int) -> None:
@@ -63,7 +64,12 @@ class Arena:
             self._memory = np.empty(0, np.uint8)  # give the old one back first
             self._memory = np.empty(nbytes + ALIGNMENT, np.uint8)
             self.nbytes = nbytes
+            self.largest = max(self.largest, nbytes)
             self.address = -(-self._memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+
+    def release(self) -> None:
+        """Give the memory back, between programs."""
+        self._memory, self.nbytes, self.address = np.empty(0, np.uint8), 0, 0
 
     @property
     def memory(self) -> NDArray[np.uint8]:

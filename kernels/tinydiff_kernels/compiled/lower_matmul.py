@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from tinydiff_kernels.compiled.build import Builder
 from tinydiff_kernels.compiled.program import Buffer
 from tinydiff_kernels.compiled.scratch import Unpacked
 from tinydiff_kernels.compiled.trace import Step, Value
-from tinydiff_kernels.handles import MatmulWeight
+from tinydiff_kernels.handles import LowRank, MatmulWeight
 from tinydiff_kernels.matmul import descriptor as d
 from tinydiff_kernels.matmul.call import matmul_fields
 from tinydiff_kernels.matmul.geometry import PARITIES, Geometry, conv_geometry, linear_geometry, upsample_geometry
@@ -140,30 +140,32 @@ def _residual(b: Builder, o: op.Linear | op.Conv) -> Buffer | None:
     return None if given is None else forms.dense(b, given)
 
 
-def _through_adapters(
-    b: Builder,
-    weight: MatmulWeight,
-    x: Operand,
-    placed: Callable[[Operand, int], Geometry],
-    grid: Grid,
-    residual: Buffer | None,
-    *,
-    gated: bool = False,
-) -> Buffer | None:
-    """residual + sum of scale * up(down(x)): what the main product then has as its residual.
+Reduce = Callable[[LowRank, Packed, Buffer], None]  # writes down(x) `[rows, rank]`
 
-    `placed(operand, outputs)`: the geometry of the layer with so many outputs.
-    """
+
+def _through_adapters(
+    b: Builder, weight: MatmulWeight, grid: Grid, residual: Buffer | None, reduce: Reduce, *, gated: bool = False
+) -> Buffer | None:
+    """residual + sum of scale * up(down(x)): what the main product then has as its residual."""
     for adapter in weight.adapters:
         packed_down, packed_up = b.weights.adapter(adapter, gated=gated)
         rank, outputs = packed_down.outputs, packed_up.outputs
         reduced, added = b.room(4 * grid.rows * rank), b.room(4 * grid.rows * outputs)
-        multiply(b, packed_down, placed(x, rank), x, Epilogue(_zeros(packed_down)), reduced)
+        reduce(adapter, packed_down, reduced)
         widened = linear_geometry(grid, 4 * rank, 4 * outputs)
         up_input = Operand(reduced, 4 * rank, grid)
         multiply(b, packed_up, widened, up_input, Epilogue(_zeros(packed_up), residual=residual), added)
         residual = added
     return residual
+
+
+def _reduced_from(b: Builder, x: Operand, placed: Callable[[Operand, int], Geometry]) -> Reduce:
+    """`placed(operand, outputs)`: the geometry of the layer with so many outputs."""
+
+    def reduce(adapter: LowRank, down: Packed, into: Buffer) -> None:
+        multiply(b, down, placed(x, down.outputs), x, Epilogue(_zeros(down)), into)
+
+    return reduce
 
 
 def _zeros(packed: Packed) -> Array:
@@ -179,7 +181,7 @@ def linear(b: Builder, step: Step) -> None:
     packed, residual = b.weights.packed(o.weight), _residual(b, o)
     if o.weight.adapters:
         plain = rows_operand(b, o.x, quantised=False)
-        residual = _through_adapters(b, o.weight, plain, _row_geometry, o.x.grid, residual)
+        residual = _through_adapters(b, o.weight, o.x.grid, residual, _reduced_from(b, plain, _row_geometry))
     x = rows_operand(b, o.x, quantised=packed.kind in QUANTISED)
     multiply(b, packed, _row_geometry(x, packed.outputs), x, _epilogue(b, o, residual), b.result(step.output))
 
@@ -190,7 +192,8 @@ def geglu(b: Builder, step: Step) -> None:
     packed, residual = b.weights.packed(o.weight, gated=True), None
     if o.weight.adapters:
         plain = rows_operand(b, o.x, quantised=False)
-        residual = _through_adapters(b, o.weight, plain, _row_geometry, o.x.grid, None, gated=True)
+        reduce = _reduced_from(b, plain, _row_geometry)
+        residual = _through_adapters(b, o.weight, o.x.grid, None, reduce, gated=True)
     x = rows_operand(b, o.x, quantised=packed.kind in QUANTISED)
     epilogue = Epilogue(b.weights.bias(o.weight, gated=True), residual=residual)
     multiply(b, packed, _row_geometry(x, packed.outputs), x, epilogue, b.result(step.output))
@@ -200,7 +203,7 @@ def conv(b: Builder, step: Step) -> None:
     o: Any = step.operation
     x: Value = o.x
     if o.upsample_to is not None:
-        if o.doubles and not o.weight.adapters:
+        if o.doubles:
             upsampled(b, step)
             return
         x = forms.enlarged(b, x, o.upsample_to)
@@ -212,16 +215,27 @@ def conv(b: Builder, step: Step) -> None:
 
     if o.weight.adapters:
         image = image_operand(b, x, o.padding, o.border, quantised=False)
-        residual = _through_adapters(b, o.weight, image, placed, grid, residual)
+        residual = _through_adapters(b, o.weight, grid, residual, _reduced_from(b, image, placed))
     image = image_operand(b, x, o.padding, o.border, quantised=packed.kind in QUANTISED)
     multiply(b, packed, placed(image, packed.outputs), image, _epilogue(b, o, residual), b.result(step.output))
 
 
 def upsampled(b: Builder, step: Step) -> None:
+    """Four classes of output pixels, each a convolution of 2x2 taps on the small image; adapters likewise."""
     o: Any = step.operation
     residual, classes = _residual(b, o), [b.weights.packed(o.weight, parity=parity) for parity in PARITIES]
+
+    def in_classes(x: Operand, weights: Sequence[Packed | Unpacked], epilogue: Epilogue, into: Buffer) -> None:
+        for parity, packed in zip(PARITIES, weights, strict=True):
+            geometry = upsample_geometry(x.grid, x.stride, 4 * packed.outputs, parity)
+            multiply(b, packed, geometry, x, epilogue, into)
+
+    if o.weight.adapters:
+        plain = image_operand(b, o.x, o.padding, o.border, quantised=False)
+
+        def reduce(adapter: LowRank, down: Packed, into: Buffer) -> None:
+            in_classes(plain, b.weights.adapter_classes(adapter), Epilogue(_zeros(down)), into)
+
+        residual = _through_adapters(b, o.weight, step.output.grid, residual, reduce)
     image = image_operand(b, o.x, o.padding, o.border, quantised=classes[0].kind in QUANTISED)
-    epilogue, output = _epilogue(b, o, residual), b.result(step.output)
-    for parity, packed in zip(PARITIES, classes, strict=True):
-        geometry = upsample_geometry(image.grid, image.stride, step.output.row_bytes, parity)
-        multiply(b, packed, geometry, image, epilogue, output)
+    in_classes(image, classes, _epilogue(b, o, residual), b.result(step.output))

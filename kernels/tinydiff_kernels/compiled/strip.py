@@ -17,6 +17,7 @@ from tinydiff_kernels.compiled.strip_schedule import Goal, Pass
 from tinydiff_kernels.compiled.trace import Step, Value, field_names
 from tinydiff_kernels.elementwise import descriptor as e
 from tinydiff_kernels.norm import group
+from tinydiff_kernels.ref.sixteen import block_of
 from tinydiff_kernels.rows import Grid
 
 if TYPE_CHECKING:
@@ -193,17 +194,24 @@ class Strip:
         )  # fmt: skip
 
     def _shorten(self, made: Value, short: tuple[Buffer, Buffer]) -> None:
-        shape, rows = (made.grid.rows, made.channels), forms.dense(self.b, made)
-        self._elementwise(made, e.shorten_fields(shape, rows, made.row_bytes, short[0], 2 * made.channels, short[1]))
+        shape, block = self._blocks(made)
+        fields = e.shorten_fields(shape, forms.dense(self.b, made), 4 * block, short[0], 2 * block, short[1])
+        self._elementwise(made, fields)
 
     def _widened(self, value: Value, span: Span) -> Value:
         """Lines of a value that lies in 16 bits, as float32."""
         short = self.build.short_of(value, self.image, span[0])
         assert short is not None
         made = self.b.temporary(Grid(1, span[1] - span[0], value.grid.width), value.channels)
-        shape, rows = (made.grid.rows, made.channels), forms.dense(self.b, made)
-        self._elementwise(made, e.widen_fields(shape, short[0], 2 * made.channels, short[1], rows, made.row_bytes))
+        shape, block = self._blocks(made)
+        rows = forms.dense(self.b, made)
+        self._elementwise(made, e.widen_fields(shape, short[0], 2 * block, short[1], rows, 4 * block))
         return made
+
+    def _blocks(self, value: Value) -> tuple[tuple[int, int], int]:
+        """Its channels in blocks of one scale, as rows of a matrix: (shape, channels of a block)."""
+        block = block_of(value.channels)
+        return (value.grid.rows * value.channels // block, block), block
 
     def _elementwise(self, made: Value, fields: dict[int, Any]) -> None:
         self.b.launch("elementwise", e.WORDS, fields, MOVED * made.grid.rows * made.channels)

@@ -19,10 +19,10 @@ from tinydiff_kernels.compiled.strip_lines import DEFERRED, operands, strips
 from tinydiff_kernels.compiled.strip_schedule import Goal, Pass, Schedule
 from tinydiff_kernels.compiled.trace import Step, Value
 from tinydiff_kernels.norm import group
+from tinydiff_kernels.ref.sixteen import scale_bytes
 
 Lower = Callable[[Builder, Step], None]
 Tables = tuple[Buffer, Buffer, Buffer]
-SCALE_BYTES = 4
 
 
 class StripBuild:
@@ -96,9 +96,8 @@ class StripBuild:
             lead = leads[best] * value.grid.width
             if short:
                 integers, scales = self._short[best]
-                self._short[value.number] = (
-                    b.overlay(integers, lead * 2 * value.channels), b.overlay(scales, lead * SCALE_BYTES)
-                )  # fmt: skip
+                moved = b.overlay(scales, lead * scale_bytes(value.channels))
+                self._short[value.number] = b.overlay(integers, lead * 2 * value.channels), moved
             else:
                 old = b.known(schedule.steps[schedule.maker[best]].output).dense
                 assert old is not None
@@ -106,7 +105,7 @@ class StripBuild:
                 if lead or not self._only_added(best, value, p):
                     self.staged.add(value.number)
         elif short:
-            self._short[value.number] = b.room(value.nbytes // 2), b.room(value.grid.rows * SCALE_BYTES)
+            self._short[value.number] = b.room(value.nbytes // 2), b.room(value.grid.rows * scale_bytes(value.channels))
         if short:
             return
         if isinstance(schedule.step_of(value).operation, DEFERRED):
@@ -147,7 +146,7 @@ class StripBuild:
             return None
         integers, scales = self._short[value.number]
         pixel = (image * value.grid.height + line) * value.grid.width
-        return integers.part(pixel * 2 * value.channels), scales.part(pixel * SCALE_BYTES)
+        return integers.part(pixel * 2 * value.channels), scales.part(pixel * scale_bytes(value.channels))
 
     def _owners_of(self, index: int) -> list[Value]:
         """Values whose tables a step of a cone needs."""

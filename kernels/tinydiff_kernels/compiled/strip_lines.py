@@ -26,7 +26,7 @@ def by_lines(step: Step) -> bool:
         return True
     if not isinstance(o, op.Conv) or o.border != "zero":  # a circular border needs the other end of the image
         return False
-    if o.upsample_to is not None and (o.weight.adapters or not o.doubles):
+    if o.upsample_to is not None and not o.doubles:
         return False
     return max(o.padding[:2]) < o.weight.kernel[0]  # so every window touches the image
 

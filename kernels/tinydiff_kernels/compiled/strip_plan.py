@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinydiff_kernels import operations as op
 from tinydiff_kernels.backend import Backend
@@ -25,12 +26,14 @@ from tinydiff_kernels.compiled.strip_lines import DEFERRED, by_lines
 from tinydiff_kernels.compiled.strips import KEEP, RECOMPUTE, SHORTEN, StripPlan, StripPolicy
 from tinydiff_kernels.compiled.trace import Trace
 from tinydiff_kernels.compiled.weights import KindOf
+from tinydiff_kernels.matmul.geometry import forget_geometry
 from tinydiff_kernels.rows import Array, Rows
 
 Forward = Callable[[Backend], Rows]
 MOST_LINES, FEWEST_LINES = 64, 8
 EXACT_WORK = 0.3  # extra work beyond which 16 bits are taken instead
 SMALL = 1 / 64  # of the whole image's arena: not worth a thought
+FILLED = 64  # multiply-adds that take as long as packing one byte of a weight (measured: 20 to 250)
 CROWDED = 0.9  # share of the largest use of memory from which on a moment's values are candidates
 SHARPNESS = 16  # of the smooth maximum over moments: two equal peaks are lowered one after the other
 
@@ -58,7 +61,7 @@ class _Cost:
     workspace: int
     work: int
     launches: int
-    offsets: dict[int, int]
+    offsets: dict[Any, int]  # bytes of each table of rows
 
 
 class _Sizing(Builder):
@@ -66,7 +69,7 @@ class _Sizing(Builder):
 
     def __init__(self, known: dict[Any, _Cost], *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.work, self.launches, self.offsets, self._passes = 0, 0, dict[int, int](), known
+        self.work, self.launches, self.offsets, self._passes = 0, 0, dict[Any, int](), known
 
     def launch(self, kernel: str, count: int, fields: Mapping[int, Operand], work: int) -> None:
         self.work, self.launches = self.work + work, self.launches + 1
@@ -76,7 +79,14 @@ class _Sizing(Builder):
             elif isinstance(operand, tuple):
                 self._use(operand[0])
             elif isinstance(operand, np.ndarray) and operand.dtype == np.int64:
-                self.offsets[id(operand)] = operand.nbytes
+                self.offsets[_look_of(operand)] = operand.nbytes
+        self.actions.append(_NOTHING)
+
+    def fill(
+        self, make: Callable[[NDArray[np.uint8]], None], into: Buffer, nbytes: int, sources: list[NDArray[Any]]
+    ) -> None:
+        self.work, self.launches = self.work + FILLED * nbytes, self.launches + 1
+        self._use(into)
         self.actions.append(_NOTHING)
 
     def strips(self, key: Any, workspace: Buffer, outer: list[Buffer], strips: Sequence[Strip]) -> None:
@@ -110,6 +120,12 @@ class _Sizing(Builder):
         return ((buffer, buffer.life) for buffer in self._buffers if buffer.life.last >= 0)
 
 
+def _look_of(offsets: NDArray[Any]) -> Any:
+    """What tells tables of rows apart, whether or not they still exist."""
+    size = offsets.size
+    return size, *(int(offsets[at]) for at in (0, size // 2, size - 1) if size)
+
+
 _NOTHING = Launch("", np.zeros(0, np.int64), [], [], 0, 0)
 
 
@@ -119,6 +135,7 @@ class _State:
 
     policy: StripPolicy | None
     arena: int
+    nbytes: int
     work: int
     launches: int
     offsets: int
@@ -126,19 +143,27 @@ class _State:
     candidates: list[int]
 
 
-class _Planner:
-    """One network at one size."""
+class StripPlanner:
+    """Plans of one network at one size. For `forward` see `strips.py`.
 
-    def __init__(self, forward: Forward, kind_of: KindOf, threads: int) -> None:
+    `launch_bytes`: what a process keeps for each launch of a program. With it a plan's bytes are those of its arena,
+    its launches and their offsets, without it (None) of the arena alone. `keep`: see `PackedWeights`.
+    """
+
+    def __init__(
+        self, forward: Forward, kind_of: KindOf, *, threads: int, launch_bytes: int | None = None, keep: bool = True
+    ) -> None:
         self.rounding = False  # whether 16 bits may be taken
+        self.launch_bytes = launch_bytes
         recorder = _Recorder()
         self._results = forward(recorder)  # held, as a caller holds it
         self.trace, self.threads = recorder.trace, threads
         self.outputs = [value for value, _ in self.trace.alive()]
         self.trace.forget_unused(self.outputs)
-        self.weights = ShapesOfWeights(kind_of)
+        self.weights = ShapesOfWeights(kind_of, keep=keep)
         self._known: dict[Any, _Cost] = {}
         self.whole = self.state(None)
+        self._ladder: list[_State] | None = None
 
     def state(self, policy: StripPolicy | None) -> _State:
         builder = _Sizing(self._known, self.trace, self.outputs, self.weights, self.threads, 0)
@@ -159,8 +184,11 @@ class _Planner:
                 first = np.searchsorted(crowded, rows.life.first)
                 if first < len(crowded) and crowded[first] <= rows.life.last:
                     found.append(index)
+        forget_geometry()  # a hundred policies have more tables of rows than any one
         smooth = float(most * np.mean((use / most) ** SHARPNESS) ** (1 / SHARPNESS))
-        return _State(policy, arena, builder.work, builder.launches, sum(builder.offsets.values()), smooth, found)
+        offsets, launches = sum(builder.offsets.values()), builder.launches
+        nbytes = arena if self.launch_bytes is None else arena + offsets + launches * self.launch_bytes
+        return _State(policy, arena, nbytes, builder.work, launches, offsets, smooth, found)
 
     def start(self) -> StripPolicy:
         modes = "".join(RECOMPUTE if isinstance(s.operation, DEFERRED) else KEEP for s in self.trace.steps)
@@ -211,7 +239,7 @@ class _Planner:
         """Keep again, or take taller strips, where the budget allows it: the least work first."""
         while state.policy is not None:
             moves = self._moved(state.policy, range(len(self.trace.steps)), up=True)
-            fitting = [s for s in map(self.state, moves) if s.arena <= budget and s.work < state.work]
+            fitting = [s for s in map(self.state, moves) if s.nbytes <= budget and s.work < state.work]
             if not fitting:
                 break
             state = min(fitting, key=lambda s: s.work)
@@ -223,20 +251,35 @@ class _Planner:
             state.policy, state.arena, outputs, state.offsets, state.launches, state.work / self.whole.work - 1
         )
 
-    def all_states(self) -> Iterator[_State]:
+    def all_states(self) -> list[_State]:
         """From the whole image down, every state smaller than all before: first exact ones, as long as they are cheap,
         then from the start again with 16 bits allowed. Where layers are quantised all are exact: what falls on the
         other side of a rounding would be as large an error as quantising itself."""
+        if self._ladder is None:
+            self._ladder = list(self._descend())
+        return self._ladder
+
+    def _descend(self) -> Iterator[_State]:
         yield self.whole
-        smallest, exact_only = self.whole.arena, self._quantised()
+        smallest, exact_only = self.whole.nbytes, self._quantised()
         for self.rounding in (False,) if exact_only else (False, True):
             dear = float("inf") if exact_only or self.rounding else (1 + EXACT_WORK) * self.whole.work
             state: _State | None = self.state(self.start())
             while state is not None and state.work <= dear:
-                if state.arena < smallest:
-                    smallest = state.arena
+                if state.nbytes < smallest:
+                    smallest = state.nbytes
                     yield state
                 state = self.lower(state)
+
+    def within(self, budget: int) -> StripPlan:
+        """The plan of little work that takes at most `budget` bytes; where none does the smallest. With values in 16
+        bits only where no exact one fits that costs at most `EXACT_WORK` more work."""
+        states = self.all_states()
+        found = next((state for state in states if state.nbytes <= budget), None)
+        if found is None:
+            found = min(states, key=lambda s: s.nbytes)
+        self.rounding = found.policy is not None and not found.policy.exact
+        return self.plan(self.raise_within(found, max(budget, found.nbytes)))
 
 
 def _with(modes: str, indices: list[int], mode: str) -> str:
@@ -244,25 +287,21 @@ def _with(modes: str, indices: list[int], mode: str) -> str:
 
 
 def ladder(forward: Forward, kind_of: KindOf, *, threads: int) -> list[StripPlan]:
-    """Plans of falling arena, the whole image first, then exact ones, then with values in 16 bits. For `forward` see
-    `strips.py`."""
-    planner = _Planner(forward, kind_of, threads)
-    return [planner.plan(planner.raise_within(state, state.arena)) for state in planner.all_states()]
+    """Plans of falling arena, the whole image first, then exact ones, then with values in 16 bits."""
+    planner = StripPlanner(forward, kind_of, threads=threads)
+    found = []
+    for state in planner.all_states():
+        planner.rounding = state.policy is not None and not state.policy.exact
+        found.append(planner.plan(planner.raise_within(state, state.nbytes)))
+    return found
 
 
 def plan_strips(forward: Forward, kind_of: KindOf, *, budget: int, threads: int) -> StripPlan:
-    """The plan of little work whose arena fits in `budget` bytes; where none does the smallest. With values in 16 bits
-    only where no exact one fits that costs at most `EXACT_WORK` more work."""
-    planner = _Planner(forward, kind_of, threads)
-    smallest = planner.whole
-    for state in planner.all_states():
-        smallest = min(smallest, state, key=lambda s: s.arena)
-        if state.arena <= budget:
-            return planner.plan(planner.raise_within(state, budget))
-    return planner.plan(planner.raise_within(smallest, smallest.arena))
+    """The plan of little work whose arena fits in `budget` bytes, or the smallest: see `StripPlanner.within`."""
+    return StripPlanner(forward, kind_of, threads=threads).within(budget)
 
 
 def plan_policy(forward: Forward, kind_of: KindOf, policy: StripPolicy | None, *, threads: int) -> StripPlan:
     """What a given policy (None: the whole image) costs."""
-    planner = _Planner(forward, kind_of, threads)
+    planner = StripPlanner(forward, kind_of, threads=threads)
     return planner.plan(planner.state(policy))

@@ -24,9 +24,10 @@ also computes the keys and values of the prompt, and its later ones. Where none 
 
 Statistics are taken of the same tiles of 128 pixels as those of the whole image and folded in the same order, and
 every pixel of a convolution is a chain of its own. So keeping or recomputing, and the lines of a strip, change no bit.
-Values kept in 16 bits, with a scale for each pixel (`ref/sixteen.py`), cost 3e-5 of accuracy each (random SD1.5 at
-256x256: seven of them 0.85e-4, eight 1.15e-4), but in int8 layers as much as int8 itself, as roundings fall otherwise:
-planning takes them only where no convolution is quantised and exact plans would be slow.
+Values kept in 16 bits, with a scale for every 16 channels of a pixel (`ref/sixteen.py`), cost 2.5e-5 of accuracy each
+(random SD1.5 at 256x256: the nine of the smallest plan 0.76e-4 together, with a scale for all 128 to 512 channels of a
+pixel 1.13e-4), but in int8 layers as much as int8 itself, as roundings fall otherwise: planning takes them only where
+no convolution is quantised and exact plans would be slow.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from tinydiff_kernels.handles import (
     Tensor,
 )
 from tinydiff_kernels.matmul import packing
-from tinydiff_kernels.matmul.geometry import upsample_weights
+from tinydiff_kernels.matmul.geometry import PARITIES, upsample_weights
 
 Float32 = NDArray[np.float32]
 KindOf = Callable[[MatmulWeight], packing.Kind]
@@ -42,6 +42,7 @@ class PackedWeights:
         self.keep = keep
         self._made: dict[Any, Any] = {}
         self._owners: list[Any] = []  # ids are keys, so their objects must stay
+        self._classes: weakref.WeakKeyDictionary[LowRank, list[packing.Packed]] = weakref.WeakKeyDictionary()
         self._adapters: weakref.WeakKeyDictionary[LowRank, dict[bool, Adapter]] = weakref.WeakKeyDictionary()
 
     def _once(self, key: Any, owner: Any, make: Callable[[], Any]) -> Any:
@@ -108,6 +109,13 @@ class PackedWeights:
             rows = packing.interleave_gates(up) if gated else up
             made[gated] = packing.pack_float(adapter.down.astype(np.float32)), packing.pack_float(rows)
         return made[gated]
+
+    def adapter_classes(self, adapter: LowRank) -> list[packing.Packed]:
+        """The down convolution of an adapter on an upsampled layer, as the layer's own four classes."""
+        if adapter not in self._classes:
+            down = adapter.down.astype(np.float32)
+            self._classes[adapter] = [packing.pack_float(upsample_weights(down, parity)) for parity in PARITIES]
+        return self._classes[adapter]
 
 
 def in_place(weight: MatmulWeight, gated: bool, parity: Parity | None) -> packing.Packed | None:

@@ -1,7 +1,8 @@
-"""Activations in 16 bits between strips: a float32 scale for each pixel, x ~ scale * q, q in -32767..32767.
+"""Activations in 16 bits between strips: a float32 scale for each row, x ~ scale * q, q in -32767..32767.
 
-Of a pixel's largest magnitude the error is at most 1 / 65534, and float32's roundings. Not fp16: SDXL's autoencoder
-leaves its range. A pixel with NaN or infinity has scale NaN, so that all of it is NaN again.
+A row is `BLOCK` channels of a pixel (all where they make no whole blocks): fewer share their largest magnitude, of
+which the error is at most 1 / 65534, and float32's roundings. Not fp16: SDXL's autoencoder leaves its range. A row with
+NaN or infinity has scale NaN, so that all of it is NaN again.
 """
 
 from __future__ import annotations
@@ -13,10 +14,21 @@ from tinydiff_kernels.ref.quantise import SMALLEST_SCALE
 
 Float32 = NDArray[np.float32]
 LARGEST = 32767.0
+BLOCK = 16
+
+
+def block_of(channels: int) -> int:
+    """Channels that share a scale."""
+    return channels if channels % BLOCK else BLOCK
+
+
+def scale_bytes(channels: int) -> int:
+    """Of a pixel's scales."""
+    return 4 * (channels // block_of(channels))
 
 
 def shorten(x: Float32) -> tuple[NDArray[np.int16], Float32]:
-    """`[rows, channels]` -> (q, `[rows]` scales). Float32 arithmetic, one rounding an operation."""
+    """`[rows, BLOCK]` -> (q, `[rows]` scales). Float32 arithmetic, one rounding an operation."""
     with np.errstate(invalid="ignore"):
         scale = np.abs(x).max(1, initial=0) / np.float32(LARGEST)
         scale = np.where(scale < SMALLEST_SCALE, np.float32(1), scale)
