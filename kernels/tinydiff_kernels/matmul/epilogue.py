@@ -170,7 +170,10 @@ def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int
                     if tile_panels > 1:  # a tile of one panel is slow enough for the CPU to find its lines itself
                         ask_for_output(desc, row, inside, 4 * width * panel, 4 * width * tile_panels)
                     multiply(desc, row // tile_rows, panel, panels, scratch)
-                    for beside in range(min(tile_panels, panels - panel)):
-                        finish(desc, row, inside, panel + beside, scratch + 64 * beside, 64 * tile_panels, edge)
+                    if tile_panels == 1:  # no loop, for whose counters registers would be spilled
+                        finish(desc, row, inside, panel, scratch, 64, edge)
+                    else:
+                        for beside in range(min(tile_panels, panels - panel)):
+                            finish(desc, row, inside, panel + beside, scratch + 64 * beside, 64 * tile_panels, edge)
 
     return run
