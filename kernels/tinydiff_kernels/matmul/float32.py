@@ -3,6 +3,9 @@
 C[m, n] = act(sum A * B + bias + table + residual); fields and layouts in `descriptor.py` and `packing.py`, tiles in
 `tiles.py`, epilogue in `epilogue.py`. Reference: `ref/matmul.py`, `ref/conv.py`; a chain of fma of K terms. A step
 reads 64 bytes of B (32 as halves, widened exactly) and 4 bytes of each row of A.
+
+NaN and infinity go where IEEE arithmetic takes them: from a pixel of A to the rows whose taps see it, from a column of
+B to its column, to no other. All activations keep NaN.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 Everything else as `int8.py`. Group scales are integers of 6 bits (`ref/quantised_weights.py`), so the result is
 exact. A group's sums live in registers; they are scaled and added to the tile in scratch when the group is done. A
-step reads 64 bytes of B, which are 8 channels of 16 columns: low halves are the first four, high halves the next.
+step reads 64 bytes of B, which are 8 channels of 16 columns: low halves are the first four, high halves the next. NaN
+and scales of zero as there.
 
     sums in 32 bits    vpdpbusd, sdot: one instruction for four channels, one multiplication for a group; sdot by lane
                        (`int4_lanes.py`)

@@ -68,10 +68,10 @@ def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> Non
                 sums = zeros()
                 for at in range(group, group + 32, 16):
                     r = quads(inputs, at)
+                    sums = lane_1(r, sums, high_weights(b))  # ready first: one shift, not two
                     sums = lane_0(r, sums, low_weights(b))
-                    sums = lane_1(r, sums, high_weights(b))
-                    sums = lane_2(r, sums, low_weights(b + 64))
                     sums = lane_3(r, sums, high_weights(b + 64))
+                    sums = lane_2(r, sums, low_weights(b + 64))
                     b += 128
                 s = widen(i32x8, load(u8x8, scale, 0))
                 c0, c1, c2, c3, c4, c5, c6, c7 = sums

@@ -7,6 +7,9 @@ zero point); w are int8 packed in groups of four channels. On x86 q is unsigned 
 on ARM it is signed, q - 128 with its zero point moved too (sdot, smmla). matmul_i8_limited is the same for weights
 whose pairs keep |w[2i]| + |w[2i + 1]| <= 128, which AVX2 multiplies nearly twice as fast (vpmaddubsw). Reference:
 `ref/quantise.py`. Depth: up to 33,000 channels times taps before 32 bits could overflow.
+
+What was not finite when it was quantised has scale NaN: its row (or image), or its column, of C is NaN, and no other. A
+scale of zero leaves bias, table and residual.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 
 @composed(lambda *_: types.UniTuple(types.int64, 8))
 def moved(rows: Any, distance: int) -> Any:
-    """Addresses of a tap. From them one index serves all rows; otherwise LLVM moves eight addresses after each step."""
+    """Addresses in a tap. From these one index serves all rows; otherwise LLVM moves eight addresses a step."""
     a0, a1, a2, a3, a4, a5, a6, a7 = rows
     return (
         a0 + distance,
