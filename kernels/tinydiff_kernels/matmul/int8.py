@@ -85,7 +85,7 @@ def lane_of_group(lane: int) -> Callable[..., Any]:
 LANES = [lane_of_group(lane) for lane in range(4)]
 _finish = finisher(dequantised_value)
 _signed_lanes = tiled(by_lane(i32x8, i32x4, signed_8, LANES, half_of_weights, 32), _finish, 8, 1)
-_unsigned_6x16 = tiled(six_rows(i32x16, unsigned_16, byte_weights, 64), _finish, 6, 1)
+_unsigned_6x16 = tiled(six_rows(i32x16, unsigned_16, byte_weights, 64), _finish, 6, 1, loop=True)
 _limited_6x16 = tiled(six_rows(i32x16, limited_16, byte_weights, 64), _finish, 6, 1)
 _unsigned_8x32 = tiled(eight_rows(i32x32, unsigned_32, byte_weights, 64), _finish, 8, 2)
 
