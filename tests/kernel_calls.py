@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import attention_calls
+import edge_calls
 import matmul_calls
 import norm_calls
 
@@ -26,6 +27,8 @@ def _results(kernels: Mapping[str, Kernel], path: Path) -> Iterator[tuple[str, A
         yield "attention_f32", result
     for result in norm_calls.results(kernels, FLIP * path.signed_bytes):
         yield "norms and elementwise", result
+    for result in edge_calls.results(kernels, FLIP * path.signed_bytes):
+        yield "edges and extremes", result
 
 
 def digests(kernels: Mapping[str, Kernel], path: Path) -> dict[str, list[str]]:

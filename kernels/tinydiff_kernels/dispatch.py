@@ -96,7 +96,7 @@ KERNELS: dict[str, dict[str, str]] = {
         "generic": _I8,
     },
     "matmul_i4": {
-        "dotprod": _I4 + "_lanes",
+        "dotprod": _MATMUL + "int4_lanes:matmul_i4_lanes",
         "neon": _MATMUL + "int4_pairs:matmul_i4_pairs",
         "avx512vnni": _MATMUL + "int4_wide:matmul_i4_wide",
         "avxvnni": _I4,

@@ -5,18 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pytest
+from kernel_builds import PATHS, library
 
-from tinydiff_kernels import _jit, aot, checked, cpu, dispatch
+from tinydiff_kernels import _jit, checked, dispatch
 from tinydiff_kernels.attention import call, descriptor
 from tinydiff_kernels.ref import attention as ref
 from tinydiff_kernels.words import filled
 
-PATHS = [path.name for path in dispatch.available()]
 BLOCK, WIDEST = descriptor.KEY_BLOCK, descriptor.WIDEST
 SHAPES = [  # images, heads, queries, keys, width, value width
     (1, 1, 1, 1, 1, 1),
@@ -51,19 +50,7 @@ def kernel(path: str, is_checked: bool = False) -> Any:
     """As users get it for the best path of this CPU, compiled ahead of time for the others."""
     if path == PATHS[0] and not is_checked:
         return dispatch.kernel("attention_f32")
-    loaded = library(path, is_checked)
-    if is_checked:
-        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
-    return loaded.function("attention_f32", 3)
-
-
-@lru_cache(maxsize=8)
-def library(path: str, is_checked: bool) -> aot.Loaded:
-    function = dispatch.source("attention_f32", dispatch.BY_NAME[path])
-    machine = aot.Machine.of(dispatch.BY_NAME[path], cpu.this_cpu().arch, checked=is_checked)
-    made = aot.compile_object({"attention_f32": (function, "void(int64, int64, int64)")}, machine)
-    assert made.undefined == []
-    return aot.Loaded(made.object, ["attention_f32", *([checked.SYMBOL] if is_checked else [])])
+    return library(("attention_f32",), path, is_checked)["attention_f32"]
 
 
 def numbers(seed: int, *shape: int) -> Any:

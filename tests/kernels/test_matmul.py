@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import matmul_calls as calls
 import numpy as np
 import pytest
+from kernel_builds import PATHS, library
 from matmul_calls import KINDS, numbers
 
-from tinydiff_kernels import _jit, aot, checked, cpu, dispatch
+from tinydiff_kernels import _jit, checked, dispatch
 from tinydiff_kernels.matmul import call, descriptor, geometry, packing
 from tinydiff_kernels.ref import activation as ref_activation
 from tinydiff_kernels.ref import conv as ref_conv
@@ -19,8 +19,6 @@ from tinydiff_kernels.ref import matmul as ref_matmul
 from tinydiff_kernels.ref import quantised_weights
 from tinydiff_kernels.rows import Grid
 
-PATHS = [path.name for path in dispatch.available()]
-SIGNATURE = "void(int64, int64, int64)"
 EDGES = [  # rows, inputs, outputs: tiles of 6 and 8 rows, panels of 16, steps of 1 and 4 channels
     (0, 3, 5),
     (1, 1, 1),
@@ -46,21 +44,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     _jit.settings.cache_clear()
 
 
-@lru_cache(maxsize=32)
-def library(path: str, is_checked: bool = False) -> Any:
-    """All matmul kernels of a path, compiled ahead of time."""
-    machine = aot.Machine.of(dispatch.BY_NAME[path], cpu.this_cpu().arch, checked=is_checked)
-    exports = {name: (dispatch.source(name, dispatch.BY_NAME[path]), SIGNATURE) for name in NAMES}
-    made = aot.compile_object(exports, machine)
-    assert made.undefined == []
-    return aot.Loaded(made.object, [*NAMES, *([checked.SYMBOL] if is_checked else [])])
-
-
 def kernel(name: str, path: str = PATHS[0], is_checked: bool = False) -> Any:
-    loaded = library(path, is_checked)
-    if is_checked:
-        checked.attach_address(loaded.address(checked.SYMBOL), loaded)
-    return loaded.function(name, 3)
+    """All matmul kernels of a path are compiled together."""
+    return library(tuple(NAMES), path, is_checked)[name]
 
 
 def signed(path: str) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 import norm_calls
 import numpy as np
 import pytest
-from kernel_builds import PATHS, Framed, library
+from kernel_arrays import Framed
+from kernel_builds import PATHS, library
 from norm_calls import NAMES, numbers
 
 from tinydiff_kernels import _jit, checked, dispatch, pool, words

@@ -3,7 +3,12 @@
 Online softmax over blocks of KEY_BLOCK keys with queries in the lanes; `descriptor.py` explains both and has the
 fields. Every result is one fixed sequence of operations on its own lane, so that the bits depend neither on the path
 nor on the number of threads: scores are chains of fma over channels, weights are summed in the order of keys, values
-are chains of fma over the keys of a block. Only NaN or infinity among a query's own scores, or in values, reach it.
+are chains of fma over the keys of a block.
+
+NaN and infinity: from a query they make its row NaN; from a key the rows of all queries that see it, but where the
+score is -infinity, which weighs nothing (all of them so: NaN); from a value its channel in all rows that see it, even
+where it weighs nothing. Other heads and images and what lies beyond a length reach nothing. Where causal, neither do
+later keys; later values that are not finite may, since 0 times them is NaN.
 """
 
 from __future__ import annotations

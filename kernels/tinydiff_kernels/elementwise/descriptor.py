@@ -11,6 +11,9 @@
 Matrices are float32 `[rows, columns]`; the output of PIXELS is u8, one side of SHORTEN and WIDEN int16. Columns lie
 side by side except in STRIDED. Output may be x or y itself where types agree. Threads share rows: what has few and
 long ones should be given as more and shorter ones.
+
+NaN stays NaN and infinity goes where IEEE arithmetic takes it, element by element, but in PIXELS, which clamps, and in
+SHORTEN: a row that holds either has scale NaN, and WIDEN then gives NaN for all of it.
 """
 
 from __future__ import annotations

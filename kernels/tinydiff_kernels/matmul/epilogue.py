@@ -142,11 +142,12 @@ def ask_for_output(desc: int, row: int, rows: int, place: int, nbytes: int) -> N
                 prefetch(residual + load(i64, residual_rows, 8 * r), at)
 
 
-def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int) -> Function:
+def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int, *, loop: bool = False) -> Function:
     """`run(desc, counter, cancel)`: take blocks of tiles until none is left.
 
     A block's panels fit in the second-level cache and serve all its rows. Rows come first: a tile's rows of A stay in
-    the first level for all panels, and C is written along its rows, which caches and page tables like.
+    the first level for all panels, and C is written along its rows, which caches and page tables like. A tile of one
+    panel needs no loop around `finish`, for whose counters LLVM spills registers; `loop` where it spills more without.
     """
 
     @composed(nothing)
@@ -170,7 +171,10 @@ def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int
                     if tile_panels > 1:  # a tile of one panel is slow enough for the CPU to find its lines itself
                         ask_for_output(desc, row, inside, 4 * width * panel, 4 * width * tile_panels)
                     multiply(desc, row // tile_rows, panel, panels, scratch)
-                    for beside in range(min(tile_panels, panels - panel)):
-                        finish(desc, row, inside, panel + beside, scratch + 64 * beside, 64 * tile_panels, edge)
+                    if tile_panels == 1 and not loop:
+                        finish(desc, row, inside, panel, scratch, 64, edge)
+                    else:
+                        for beside in range(min(tile_panels, panels - panel)):
+                            finish(desc, row, inside, panel + beside, scratch + 64 * beside, 64 * tile_panels, edge)
 
     return run

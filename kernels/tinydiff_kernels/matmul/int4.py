@@ -4,29 +4,26 @@
 
 Everything else as `int8.py`. Group scales are integers of 6 bits (`ref/quantised_weights.py`), so the result is
 exact. A group's sums live in registers; they are scaled and added to the tile in scratch when the group is done. A
-step reads 64 bytes of B, which are 8 channels of 16 columns: low halves are the first four, high halves the next.
+step reads 64 bytes of B, which are 8 channels of 16 columns: low halves are the first four, high halves the next. NaN
+and scales of zero as there.
 
-    sums in 32 bits    vpdpbusd, sdot: one instruction for four channels, one multiplication for a group
+    sums in 32 bits    vpdpbusd, sdot: one instruction for four channels, one multiplication for a group; sdot by lane
+                       (`int4_lanes.py`)
     sums in 16 bits    AVX2 (`int4_narrow.py`) and NEON without dot products (`int4_pairs.py`)
     8 rows, 32 columns AVX-512 (`int4_wide.py`)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from tinydiff_kernels.epilogue import nothing
 from tinydiff_kernels.matmul.descriptor import GROUP_SCALES, INPUT, ROWS, STEPS, TAP_COUNT, TAPS, WEIGHTS
 from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
-from tinydiff_kernels.matmul.int8 import LANES
 from tinydiff_kernels.simd import (
     Vector,
     composed,
     dot,
     i8x64,
     i16x32,
-    i32x4,
     i32x16,
     i64,
     load,
@@ -40,9 +37,6 @@ from tinydiff_kernels.simd import (
     widen,
     zero,
 )
-
-Function = Callable[..., Any]
-lane_0, lane_1, lane_2, lane_3 = LANES
 
 
 @composed(lambda address: i8x64)
@@ -114,50 +108,9 @@ def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> Non
             scale += 16
 
 
-@composed(nothing)
-def multiply_by_lane(desc: int, tile: int, panel: int, panels: int, scratch: int) -> None:
-    """`multiply` for a tile of 4 x 16 on NEON, whose dot products take one lane: see `tiles.by_lane`."""
-    base, rows = load(i64, desc, INPUT), load(i64, desc, ROWS) + 32 * tile
-    a0, a1 = base + load(i64, rows, 0), base + load(i64, rows, 8)
-    a2, a3 = base + load(i64, rows, 16), base + load(i64, rows, 24)
-    taps, tap_count, steps = load(i64, desc, TAPS), load(i64, desc, TAP_COUNT), load(i64, desc, STEPS)
-    b = load(i64, desc, WEIGHTS) + 32 * steps * tap_count * panel
-    scale = load(i64, desc, GROUP_SCALES) + 2 * steps * tap_count * panel
-    for row in range(4):
-        store(scratch, 64 * row, zero(i32x16))
-    for t in range(tap_count):
-        start = load(i64, taps, 8 * t)
-        for group in range(start, start + 4 * steps, 32):
-            c0, c1, c2, c3 = zero(i32x16), zero(i32x16), zero(i32x16), zero(i32x16)
-            for at in range(group, group + 32, 16):
-                r0, r1, r2, r3 = load(i32x4, a0, at), load(i32x4, a1, at), load(i32x4, a2, at), load(i32x4, a3, at)
-                w = low_weights(b)
-                c0, c1, c2, c3 = lane_0(c0, r0, w), lane_0(c1, r1, w), lane_0(c2, r2, w), lane_0(c3, r3, w)
-                w = high_weights(b)
-                c0, c1, c2, c3 = lane_1(c0, r0, w), lane_1(c1, r1, w), lane_1(c2, r2, w), lane_1(c3, r3, w)
-                w = low_weights(b + 64)
-                c0, c1, c2, c3 = lane_2(c0, r0, w), lane_2(c1, r1, w), lane_2(c2, r2, w), lane_2(c3, r3, w)
-                w = high_weights(b + 64)
-                c0, c1, c2, c3 = lane_3(c0, r0, w), lane_3(c1, r1, w), lane_3(c2, r2, w), lane_3(c3, r3, w)
-                b += 128
-            s = wide_scales(scale)
-            add_scaled(c0, s, scratch)
-            add_scaled(c1, s, scratch + 64)
-            add_scaled(c2, s, scratch + 128)
-            add_scaled(c3, s, scratch + 192)
-            scale += 16
-
-
-_finish = finisher(dequantised_value)
-_unsigned = tiled(multiply, _finish, 6, 1)
-_lanes = tiled(multiply_by_lane, _finish, 4, 1)
+_run = tiled(multiply, finisher(dequantised_value), 6, 1)
 
 
 def matmul_i4(desc: int, counter: int, cancel: int) -> None:
     """Unsigned activations, sums in 32 bits."""
-    _unsigned(desc, counter, cancel)
-
-
-def matmul_i4_lanes(desc: int, counter: int, cancel: int) -> None:
-    """Signed activations by lane (ARM with dot products), sums in 32 bits."""
-    _lanes(desc, counter, cancel)
+    _run(desc, counter, cancel)

@@ -7,6 +7,9 @@ zero point); w are int8 packed in groups of four channels. On x86 q is unsigned 
 on ARM it is signed, q - 128 with its zero point moved too (sdot, smmla). matmul_i8_limited is the same for weights
 whose pairs keep |w[2i]| + |w[2i + 1]| <= 128, which AVX2 multiplies nearly twice as fast (vpmaddubsw). Reference:
 `ref/quantise.py`. Depth: up to 33,000 channels times taps before 32 bits could overflow.
+
+What was not finite when it was quantised has scale NaN: its row (or image), or its column, of C is NaN, and no other. A
+scale of zero leaves bias, table and residual.
 """
 
 from __future__ import annotations
@@ -15,15 +18,18 @@ from collections.abc import Callable
 from typing import Any
 
 from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
-from tinydiff_kernels.matmul.tiles import by_lane, eight_rows, six_rows
+from tinydiff_kernels.matmul.lanes import by_lane
+from tinydiff_kernels.matmul.tiles import eight_rows, six_rows
 from tinydiff_kernels.simd import (
     Vector,
     combine,
     composed,
     dot,
     dot_limited,
+    i8x32,
     i8x64,
     i32x4,
+    i32x8,
     i32x16,
     i32x32,
     load,
@@ -51,13 +57,18 @@ def unsigned_32(sums: Vector, address: int, offset: int, weights: Vector) -> Vec
 
 
 @composed(lambda sums, *_: sums)
-def signed_16(sums: Vector, address: int, offset: int, weights: Vector) -> Vector:
-    return dot(sums, load_group(i8x64, address, offset), weights)
+def signed_8(sums: Vector, address: int, offset: int, weights: Vector) -> Vector:
+    return dot(sums, load_group(i8x32, address, offset), weights)
 
 
 @composed(lambda address: i8x64)
 def byte_weights(address: int) -> Vector:
     return load(i8x64, address, 0)
+
+
+@composed(lambda address: i8x32)
+def half_of_weights(address: int) -> Vector:
+    return load(i8x32, address, 0)
 
 
 def lane_of_group(lane: int) -> Callable[..., Any]:
@@ -66,16 +77,15 @@ def lane_of_group(lane: int) -> Callable[..., Any]:
     @composed(lambda sums, *_: sums)
     def dot_lane(sums: Vector, row: Vector, weights: Vector) -> Vector:
         group = splat_lane(row, lane)
-        pair = combine(group, group)
-        return dot(sums, weights, reinterpret(i8x64, combine(pair, pair)))
+        return dot(sums, weights, reinterpret(i8x32, combine(group, group)))
 
     return dot_lane
 
 
 LANES = [lane_of_group(lane) for lane in range(4)]
 _finish = finisher(dequantised_value)
-_signed_lanes = tiled(by_lane(i32x16, i32x4, signed_16, LANES, byte_weights, 64), _finish, 4, 1)
-_unsigned_6x16 = tiled(six_rows(i32x16, unsigned_16, byte_weights, 64), _finish, 6, 1)
+_signed_lanes = tiled(by_lane(i32x8, i32x4, signed_8, LANES, half_of_weights, 32), _finish, 8, 1)
+_unsigned_6x16 = tiled(six_rows(i32x16, unsigned_16, byte_weights, 64), _finish, 6, 1, loop=True)
 _limited_6x16 = tiled(six_rows(i32x16, limited_16, byte_weights, 64), _finish, 6, 1)
 _unsigned_8x32 = tiled(eight_rows(i32x32, unsigned_32, byte_weights, 64), _finish, 8, 2)
 
@@ -96,5 +106,5 @@ def matmul_i8_wide(desc: int, counter: int, cancel: int) -> None:
 
 
 def matmul_i8_lanes(desc: int, counter: int, cancel: int) -> None:
-    """Tile 4 x 16 of signed activations: four steps are 64 sdot by lane, 4 loads of activations and 8 of weights."""
+    """Signed activations, tile 8 x 16 in two halves (ARM): four steps of one are 64 sdot by lane and 16 loads."""
     _signed_lanes(desc, counter, cancel)

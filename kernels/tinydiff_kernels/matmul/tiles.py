@@ -4,16 +4,17 @@
 product of four bytes. `weights_of(address)` reads the 16 columns of one step, `step_bytes` of packed B. What differs
 between float32, half and int8 weights is in these two; what differs between machines is the shape of the tile:
 
-    6 x 16    twelve 256-bit accumulators of AVX2's sixteen registers, twenty-four of NEON's thirty-two
+    6 x 16    twelve 256-bit accumulators of AVX2's sixteen registers
     8 x 32    sixteen 512-bit accumulators: AVX-512 starts two fma a cycle that take four, so it needs eight at least;
               and eight row addresses, for which there are registers
+    8 x 8     twice, on NEON: `lanes.py`
 
 Every output is one chain over taps and channels in their order, so the bits depend on neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tinydiff_kernels._numba import types
@@ -128,48 +129,5 @@ def eight_rows(kind: Any, accumulate: Function, weights_of: Function, step_bytes
         store(scratch, 640, c5)
         store(scratch, 768, c6)
         store(scratch, 896, c7)
-
-    return multiply
-
-
-def by_lane(kind: Any, quad: Any, one: Function, four: Sequence[Function], weights_of: Function, size: int) -> Function:
-    """`[4, 16]` for NEON, whose products take one lane of a register: 16 bytes of a row serve four steps.
-
-    `four[i](sums, row, weights)` multiplies by lane i of the row; `one` is `accumulate` as above, for what is left of
-    a row. Of the 32 registers 16 hold sums, four the rows, and the others weights on their way. Six rows would need
-    the other eight for sums, and LLVM spills some.
-    """
-    first, second, third, fourth = four
-
-    @composed(nothing)
-    def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> None:
-        base, rows = load(i64, desc, INPUT), load(i64, desc, ROWS) + 32 * tile
-        a0, a1 = base + load(i64, rows, 0), base + load(i64, rows, 8)
-        a2, a3 = base + load(i64, rows, 16), base + load(i64, rows, 24)
-        taps, tap_count, steps = load(i64, desc, TAPS), load(i64, desc, TAP_COUNT), load(i64, desc, STEPS)
-        b = load(i64, desc, WEIGHTS) + size * steps * tap_count * panel
-        c0, c1, c2, c3 = zero(kind), zero(kind), zero(kind), zero(kind)
-        for t in range(tap_count):
-            start = load(i64, taps, 8 * t)
-            whole, end = start + 16 * (steps // 4), start + 4 * steps
-            for at in range(start, whole, 16):
-                r0, r1, r2, r3 = load(quad, a0, at), load(quad, a1, at), load(quad, a2, at), load(quad, a3, at)
-                w = weights_of(b)
-                c0, c1, c2, c3 = first(c0, r0, w), first(c1, r1, w), first(c2, r2, w), first(c3, r3, w)
-                w = weights_of(b + size)
-                c0, c1, c2, c3 = second(c0, r0, w), second(c1, r1, w), second(c2, r2, w), second(c3, r3, w)
-                w = weights_of(b + 2 * size)
-                c0, c1, c2, c3 = third(c0, r0, w), third(c1, r1, w), third(c2, r2, w), third(c3, r3, w)
-                w = weights_of(b + 3 * size)
-                c0, c1, c2, c3 = fourth(c0, r0, w), fourth(c1, r1, w), fourth(c2, r2, w), fourth(c3, r3, w)
-                b += 4 * size
-            for at in range(whole, end, 4):
-                w = weights_of(b)
-                c0, c1, c2, c3 = one(c0, a0, at, w), one(c1, a1, at, w), one(c2, a2, at, w), one(c3, a3, at, w)
-                b += size
-        store(scratch, 0, c0)
-        store(scratch, 64, c1)
-        store(scratch, 128, c2)
-        store(scratch, 192, c3)
 
     return multiply

@@ -1,24 +1,24 @@
-"""ARM's matmul kernels compiled for this machine, every address checked: the bits of this machine's own kernels.
+"""The matmul kernels of all paths, ARM's too, compiled for this machine, every address checked: the bits of its own.
 
-tests/neon runs them on emulated cores, at full speed and unchecked.
+tests/neon runs ARM's on emulated cores, at full speed and unchecked.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import kernel_builds
 import matmul_calls as calls
 import pytest
 
 from tinydiff_kernels import aot, checked, cpu, dispatch
 
 SIGNATURE = "void(int64, int64, int64)"
-PATHS = ("i8mm", "dotprod", "neon")
 
 
 @pytest.fixture
 def kernels(library: tuple[aot.Loaded, dict[str, str]]) -> dict[str, Any]:
-    """ "module:function" -> kernel, for each one that some ARM path runs; checked."""
+    """ "module:function" -> kernel, for each one that some path runs; checked."""
     loaded, symbols = library
     checked.attach_address(loaded.address(checked.SYMBOL), loaded)
     return {where: loaded.function(symbol, 3) for where, symbol in symbols.items()}
@@ -30,7 +30,7 @@ def library() -> tuple[aot.Loaded, dict[str, str]]:
     sources = {
         dispatch.find(name, dispatch.BY_NAME[path])[1]: dispatch.source(name, dispatch.BY_NAME[path])
         for name in calls.KINDS
-        for path in PATHS
+        for path in dispatch.BY_NAME
     }
     symbols = {where: where.split(":")[1] for where in sources}
     machine = aot.Machine.of(dispatch.available()[0], cpu.this_cpu().arch, checked=True)
@@ -40,19 +40,17 @@ def library() -> tuple[aot.Loaded, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[bytes]]:
-    best = dispatch.available()[0]
-    exports = {name: (dispatch.source(name, best), SIGNATURE) for name in calls.KINDS}
-    loaded = aot.Loaded(aot.compile_object(exports, aot.Machine.of(best, cpu.this_cpu().arch)).object, list(exports))
-    signed = best.signed_bytes
-    return {
-        name: [result.tobytes() for result in calls.results(name, loaded.function(name, 3), signed=signed)]
-        for name in calls.KINDS
-    }
+    made, signed = (
+        kernel_builds.library(tuple(calls.KINDS), kernel_builds.PATHS[0]),
+        dispatch.available()[0].signed_bytes,
+    )
+    return {name: [result.tobytes() for result in calls.results(name, made[name], signed=signed)] for name in made}
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", dispatch.BY_NAME)
 @pytest.mark.parametrize("name", calls.KINDS)
 def test_same_bits(name: str, path: str, kernels: dict[str, Any], expected: dict[str, list[bytes]]) -> None:
     kernel = kernels[dispatch.find(name, dispatch.BY_NAME[path])[1]]
-    made = [result.tobytes() for result in calls.results(name, kernel, signed=True)]
+    signed = dispatch.BY_NAME[path].signed_bytes
+    made = [result.tobytes() for result in calls.results(name, kernel, signed=signed)]
     assert [i for i, (x, y) in enumerate(zip(made, expected[name], strict=True)) if x != y] == []
