@@ -4,6 +4,7 @@ left. What ends in an error ends in one of ours, old files are intact, and nothi
 By hand, where tinydiff is installed, everything rather than the samples of `test_faults.py`:
 
     python tests/fault_loops.py [OPERATION ...] [--calls NAME ...]
+    python tests/fault_loops.py --disk            as root: on disks of one page, two pages, until it fits
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import argparse
 import errno
 import gc
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,7 @@ from tinydiff.journal import read_journal, write_journal
 from tinydiff.loading import build
 from tinydiff.pipeline import Watcher
 from tinydiff.quantize import quantize
+from tinydiff_weights import partial_file
 from tinydiff_weights.open import open_model
 from tinydiff_weights.packed_verify import verify
 
@@ -40,6 +44,8 @@ CALLS = (
     *("open", "stat", "lstat", "fstat", "statvfs", "pread", "read", "write", "pwrite", "ftruncate", "fsync"),
     *("replace", "link", "unlink", "mkdir", "mmap", "allocation"),
 )
+
+PAGE = os.sysconf("SC_PAGESIZE")
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,25 @@ def counted(operation: Operation, name: str) -> int:
     with fault.installed():
         operation.run()
     return fault.count
+
+
+def fits_or_fails_cleanly(operation: Operation) -> int:
+    """On disks (tmpfs) of ever more pages; how many were too small. The look at the free space is left out."""
+    for pages in count(1):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={pages * PAGE}", "tmpfs", operation.folder], check=True)
+        try:
+            operation.begin()
+            operation.run()
+            operation.check(operation.new, f"disk of {pages} pages")
+            return pages - 1
+        except TinyDiffError as error:
+            reason = str(error)
+            operation.check(operation.old, f"disk of {pages} pages: {reason}")
+        finally:
+            gc.collect()  # what is mapped keeps the disk busy
+            subprocess.run(["umount", "--lazy", operation.folder], check=True)
+        assert "space" in reason or "disk is full" in reason, reason
+    raise AssertionError
 
 
 # ------------------------------------------------------------------------------------------------ operations
@@ -192,23 +217,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("operations", nargs="*", help="all by default")
     parser.add_argument("--calls", nargs="+", default=CALLS)
+    parser.add_argument("--disk", action="store_true", help="full disks instead")
     args = parser.parse_args()
     bad = 0
     with tempfile.TemporaryDirectory() as root, operations(Path(root)) as found:
         for title, operation in found.items():
             if args.operations and title not in args.operations:
                 continue
+            if args.disk:
+                if operation.new != operation.old:
+                    partial_file.RESERVE = -(2**40)  # as if there had been room when it began
+                    print(f"{title}: {fits_or_fails_cleanly(operation)} disks were too small", flush=True)
+                continue
             for name in args.calls:
-                began, count = time.monotonic(), counted(operation, name)
-                for at in range(1, count + 2):  # of the last none fails, unless a failure leads to more calls
+                began, total = time.monotonic(), counted(operation, name)
+                for at in range(1, total + 2):  # of the last none fails, unless a failure leads to more calls
                     try:
                         fails_cleanly(operation, name, at)
                     except Exception as error:
                         bad += 1
                         print(f"{title}, {name} {at}: {type(error).__name__}: {error!s:.300}", flush=True)
-                if count:
+                if total:
                     seconds = time.monotonic() - began
-                    print(f"{title}: each of {count} calls of {name} failed once ({seconds:.0f} s)", flush=True)
+                    print(f"{title}: each of {total} calls of {name} failed once ({seconds:.0f} s)", flush=True)
     print(f"{bad} bad")
     return int(bad > 0)
 
