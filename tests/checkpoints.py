@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 Json = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
 CROSS, PLAIN, UP_CROSS, UP = "CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"
+CLIP_ENTRIES = 49408  # a single file brings no vocabulary: its token table must fit the packaged one
 CONTEXT = 24  # text width of SD 1 and 2 miniatures
 
 
@@ -140,6 +141,19 @@ def single_file(kind: str, parts: Mapping[str, Arrays] | None = None) -> Arrays:
         if part in parts:
             file |= text_names(parts[part], checkpoint, part)
     return file
+
+
+def single_file_parts(kind: str) -> dict[str, Arrays]:
+    """Weights of a miniature, its token tables as long as CLIP's vocabulary; scaled so that values stay small."""
+    parts = components(kind, dtype="float32")
+    rng = np.random.default_rng(1)
+    for arrays in parts.values():
+        for name, array in arrays.items():
+            if name.endswith("token_embedding.weight"):
+                array = rng.standard_normal((CLIP_ENTRIES, array.shape[1]), np.float32)
+            scale = 0.05 if array.ndim == 1 else np.prod(array.shape[1:]) ** -0.5
+            arrays[name] = (array * scale).astype(np.float16)
+    return parts
 
 
 def text_names(arrays: Arrays, checkpoint: Checkpoint, part: str) -> Arrays:

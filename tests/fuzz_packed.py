@@ -1,14 +1,22 @@
 """Packed files with random damage, as many as one likes; by hand, where tinydiff is installed:
 
-    python tests/fuzz_packed.py [COUNT] [SEED]          a million by default
+    python tests/fuzz_packed.py [--count 1000000] [--log fuzz.log] [--kept FOLDER]
+    python tests/fuzz_packed.py --one NUMBER FILE          writes one damaged file again
 
-The seeds are packed miniatures (int8, int4 and mixed). Every file must end in an error of ours or in a model, within
-ten seconds and a gigabyte; anything else is reported with its seed, its bytes are kept, and the run ends with 1.
+Every file must end in an error of ours or in a model, within ten seconds of the processor and a gigabyte. Of the
+models some are verified, and some draw a picture with the compiled kernels. Anything else (another exception, a
+signal, a hang) is reported with its number, its bytes are kept, and the run ends with 1. Batches run in processes of
+their own, so that a crash costs no more than a batch. The log has a line of JSON per batch; the same command goes on
+after its last. What was found lies in `packed_corpus`, where CI looks at it again.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
 import json
+import mmap
+import os
 import random
 import resource
 import signal
@@ -16,146 +24,166 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from miniatures import write_folder
+from fuzz_mutations import Seed, damaged
+from fuzz_seeds import FACTOR, packed
 
+import tinydiff
 from tinydiff.errors import TinyDiffError
 from tinydiff.loading import build
-from tinydiff.packing import Recipe
-from tinydiff.quantize import quantize
+from tinydiff_kernels import warm
 from tinydiff_weights.open import open_model
 from tinydiff_weights.packed_verify import verify
 
-STRANGE: list[Any] = [
-    None, True, 0, -1, 1, 7, 2**31, 2**63, 10**30, 0.5, -0.0, "", "f32", "i4", "gated", "upsampled", "U8", [], [0], {},
-    [1, 2, 3, 4], "\x00", "\ud800".encode("utf-8", "surrogatepass").decode("utf-8", "replace"), "x" * 600,
-]  # fmt: skip
+BATCH = 2000
 SECONDS, BYTES = 10, 2**30
+VERIFIED, DRAWN = 8, 24  # one of so many models
+CONTAINER = ("header.py", "safetensors.py", "mapping.py", "sniff.py", "open.py")
+PACKED = ("packed.py", "jsonfile.py")
+# How far a file came: refused as a container, as a packed file, as another kind of model, as networks; or not refused.
+STAGES = ("container", "metadata", "other kind", "networks", "verify", "picture", "a model")
 
 
-def damaged(content: bytes, rng: random.Random) -> bytes:
-    """One to three changes: to bytes anywhere, or to a value of the header or of its metadata."""
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        content = rng.choice((in_bytes, in_header, in_header, in_metadata, in_metadata, in_metadata))(content, rng)
-    return content
-
-
-def in_bytes(content: bytes, rng: random.Random) -> bytes:
-    start = min(8 + struct.unpack("<Q", content[:8])[0], len(content) - 1)
-    at = rng.randrange(start if rng.random() < 0.8 else len(content))
-    length = rng.choice((1, 1, 2, 8, 64))
-    middle = rng.choice((rng.randbytes(length), b"", content[at : at + length] * 2))
-    return content[:at] + middle + content[at + length :]
-
-
-def in_header(content: bytes, rng: random.Random) -> bytes:
-    return rebuilt(content, rng, lambda header: change_value(header, rng))
-
-
-def in_metadata(content: bytes, rng: random.Random) -> bytes:
-    def change(header: dict[str, Any]) -> None:
-        meta = header.get("__metadata__", {})
-        keys = [key for key, value in meta.items() if isinstance(value, str) and value.startswith("{")]
-        if keys:
-            key = rng.choice(keys)
-            table = json.loads(meta[key])
-            change_value(table, rng)
-            meta[key] = json.dumps(table)
-
-    return rebuilt(content, rng, change)
-
-
-def rebuilt(content: bytes, rng: random.Random, change: Any) -> bytes:
+def judged(path: Path, number: int) -> str:
+    """How far the file came. Everything but an error of ours goes up."""
+    stage = ""
     try:
-        start = 8 + struct.unpack("<Q", content[:8])[0]
-        header = json.loads(content[8:start])
-        change(header)
-        text = json.dumps(header).encode("utf-8", "surrogatepass")
-    except (ValueError, AttributeError, struct.error, RecursionError):
-        return in_bytes(content, rng)  # damaged before
-    text += b" " * (-(8 + len(text)) % 64)
-    return struct.pack("<Q", len(text)) + text + content[start:]
+        source = open_model(path)
+        stage = "networks"
+        pipe = tinydiff.Pipeline(build(source, weights="auto", backend="auto", prediction_type=None))
+        if number % VERIFIED == 0 and source.kind == "packed":
+            stage = "verify"
+            verify(source)
+        if number % DRAWN == 0:
+            stage = "picture"
+            pipe("a cat", width=16 * FACTOR, height=8 * FACTOR, num_inference_steps=1, seed=1)
+    except TinyDiffError as error:
+        return stage or _refused_by(error)
+    return "a model"
 
 
-def change_value(tree: Any, rng: random.Random) -> None:
-    """Somewhere in nested lists and objects: a value replaced, taken away, doubled, moved, or a number nudged."""
-    while True:
-        keys: list[Any] = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
-        if not keys:
-            return
-        key = rng.choice(keys)
-        value = tree[key]
-        if isinstance(value, (dict, list)) and value and rng.random() < 0.85:
-            tree = value
-            continue
-        match rng.randrange(5):
-            case 0:
-                tree[key] = rng.choice(STRANGE)
-            case 1:
-                del tree[key]
-            case 2 if isinstance(tree, dict):
-                tree[rng.choice(keys)] = value
-            case 3 if isinstance(tree, list):
-                tree.append(value)
-            case _ if type(value) in (int, float):
-                tree[key] = value + rng.choice((-64, -1, 1, 64, value))
-            case _:
-                tree[key] = rng.choice(STRANGE)
-        return
+def _refused_by(error: TinyDiffError) -> str:
+    """Which part of opening found the fault."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        name = os.path.basename(frame.f_code.co_filename)
+        if name in PACKED:
+            return "metadata"
+        if name in CONTAINER:
+            return "container"
+    return "other kind"
+
+
+def content_of(seeds: list[Seed], number: int) -> tuple[bytes, str]:
+    rng = random.Random(number)
+    return damaged(rng.choice(seeds), rng)
+
+
+def run_batch(seeds: list[Seed], path: Path, numbers: range, at: mmap.mmap, kept: Path) -> dict[str, Any]:
+    """In a process of its own; `at` tells the parent which number this is, should it never return."""
+    gc.freeze()
+    warnings.simplefilter("ignore")
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, resource.RLIM_INFINITY))
+    outcomes: Counter[str] = Counter()
+    bad: list[str] = []
+    slowest = 0.0
+    for number in numbers:
+        struct.pack_into("<Q", at, 0, number)
+        content, damage = content_of(seeds, number)
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # ends the process; of its own time, not of others' beside it
+        start = time.process_time()
+        try:
+            outcomes[f"{damage}: {judged(path, number)}"] += 1
+        except Exception as error:
+            bad.append(report(number, content, f"{type(error).__name__}: {error!s:.200}", kept))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        slowest = max(slowest, time.process_time() - start)
+    return {"outcomes": outcomes, "bad": bad, "slowest": round(slowest, 2)}
+
+
+def report(number: int, content: bytes, what: str, kept: Path) -> str:
+    file = kept / f"fuzz-{number}.safetensors"
+    file.write_bytes(content)
+    print(f"{number}: {what} ({file})", flush=True)
+    return f"{number}: {what}"
+
+
+def in_child(seeds: list[Seed], path: Path, numbers: range, kept: Path) -> list[dict[str, Any]]:
+    """The batch's results; a number that kills the process is reported, and the rest goes on without it."""
+    at, result = mmap.mmap(-1, 8), path.with_suffix(".json")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            result.write_text(json.dumps(run_batch(seeds, path, numbers, at, kept)))
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if status == 0:
+        return [{"first": numbers.start, "count": len(numbers), **json.loads(result.read_text())}]
+    died = struct.unpack_from("<Q", at)[0]
+    what = f"killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "the process ended"
+    bad = report(died, content_of(seeds, died)[0], what, kept)
+    lost = {"first": died, "count": 1, "outcomes": {}, "bad": [bad], "slowest": SECONDS}
+    before, after = range(numbers.start, died), range(died + 1, numbers.stop)
+    return [r for part in (before, after) if part for r in in_child(seeds, path, part, kept)] + [lost]
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """A table: the first damage of a file, and how far it came."""
+    table: dict[str, Counter[str]] = {}
+    for row in rows:
+        for key, count in row["outcomes"].items():
+            damage, stage = key.rsplit(": ", 1)
+            table.setdefault(damage, Counter())[stage] += count
+    table["all"] = sum(table.values(), Counter())
+    lines = [f"{'':<16}" + "".join(f"{stage:>12}" for stage in STAGES)]
+    for damage, found in sorted(table.items(), key=lambda item: item[0] == "all"):
+        lines.append(f"{damage:<16}" + "".join(f"{found[stage]:>12}" for stage in STAGES))
+    files, total = sum(row["count"] for row in rows), table["all"].total() or 1
+    beyond = 1 - table["all"]["container"] / total
+    deep = 1 - sum(table["all"][stage] for stage in STAGES[:3]) / total
+    bad = [text for row in rows for text in row["bad"]]
+    slowest = max((row["slowest"] for row in rows), default=0)
+    lines.append(f"{files} files, {beyond:.0%} came beyond the container's checks, {deep:.0%} to the networks")
+    lines.append(f"{len(bad)} bad, slowest {slowest:.2f} s")
+    return "\n".join([*lines, *bad])
 
 
 def main() -> int:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    base = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    outcomes: Counter[str] = Counter()
-    bad, slowest, began = 0, 0.0, time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--log", type=Path, default=Path("fuzz.log"))
+    parser.add_argument("--kept", type=Path, default=Path("."), help="folder for files that were not refused properly")
+    parser.add_argument("--one", nargs=2, metavar=("NUMBER", "FILE"))
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
-        folder = Path(name)
-        seeds = []
-        for weights in ("int8", "int4", "mixed"):
-            quantize(
-                open_model(write_folder(folder / weights, "bk_tiny")),
-                folder / "s.safetensors",
-                Recipe(weights),
-                force=True,
-            )
-            seeds.append((folder / "s.safetensors").read_bytes())
-        path = folder / "x.safetensors"
-        for number in range(base, base + count):
-            rng = random.Random(number)
-            content = damaged(rng.choice(seeds), rng)
-            path.unlink(missing_ok=True)
-            path.write_bytes(content)
-            start = time.monotonic()
-            signal.alarm(2 * SECONDS)
-            try:
-                source = open_model(path)
-                build(source, weights="auto", backend="reference", prediction_type="epsilon")
-                if number % 16 == 0:
-                    verify(source)
-                outcomes["a model"] += 1
-            except TinyDiffError as error:
-                outcomes[type(error).__name__] += 1
-            except Exception as error:
-                bad += 1
-                kept = Path(f"fuzz-{number}.safetensors")
-                kept.write_bytes(content)
-                print(f"{number}: {type(error).__name__}: {error!s:.200} ({kept})", flush=True)
-            signal.alarm(0)
-            taken = time.monotonic() - start
-            slowest = max(slowest, taken)
-            if taken > SECONDS:
-                bad += 1
-                print(f"{number}: took {taken:.1f} s", flush=True)
-            if number % 10_000 == 9_999:
-                print(f"{number + 1 - base}: {dict(outcomes)}, slowest {slowest:.2f} s", flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    seconds = time.monotonic() - began
-    print(f"{count} files in {seconds:.0f} s: {dict(outcomes)}, {bad} bad; slowest {slowest:.2f} s, peak {peak:.0f} MB")
-    return int(bad > 0 or peak * 2**20 > BYTES)
+        seeds = [Seed(content) for content in packed(Path(name)).values()]
+        if args.one:
+            Path(args.one[1]).write_bytes(content_of(seeds, int(args.one[0]))[0])
+            return 0
+        warm.load()  # once: a child has them
+        rows = [json.loads(line) for line in args.log.read_text().splitlines()] if args.log.exists() else []
+        done, began = sum(row["count"] for row in rows), time.monotonic()
+        while done < args.count:
+            made = in_child(seeds, Path(name) / "x.safetensors", range(done, min(done + BATCH, args.count)), args.kept)
+            with args.log.open("a") as log:
+                log.write("".join(json.dumps(row) + "\n" for row in made))
+            rows += made
+            done += sum(row["count"] for row in made)
+        print(f"{time.monotonic() - began:.0f} s")
+    print(summary(rows))
+    return int(any(row["bad"] for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,20 @@
-"""What can go wrong while a model is packed: calls of the system that fail, and kills between any two of them.
+"""What can go wrong while a model is packed: kills between any two calls of the system, and a disk that is full.
 
-By hand, where tinydiff is installed, everything rather than samples (the small disk needs root):
+(Calls that fail are in `fault_loops.py`, kills at any time in `kill_at_random.py`.) By hand, where tinydiff is
+installed, 50 moments rather than the few of the tests; the small disk needs root:
 
     python tests/quantize_faults.py
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from faults import Fault, kill
 from miniatures import write_folder
 
 from tinydiff.errors import TinyDiffError
@@ -26,47 +23,9 @@ from tinydiff.quantize import quantize
 from tinydiff_weights import partial_file
 from tinydiff_weights.open import open_model
 
-# Calls of the system that writing a packed file makes; a failure of any of them ends in a typed error.
+# Calls of the system that writing a packed file makes.
 CALLS = ("open", "fstat", "statvfs", "stat", "ftruncate", "pwrite", "write", "fsync", "unlink", "replace")
 RECIPE = Recipe("int8")
-
-
-class Fault:
-    """Replaces functions of `os` and counts their calls; number `at` does `action` instead."""
-
-    def __init__(self, names: tuple[str, ...], at: int, action: Callable[[], None]) -> None:
-        self.names, self.at, self.action, self.count = names, at, action, 0
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        real = {name: getattr(os, name) for name in self.names}
-        for name, function in real.items():
-            setattr(os, name, self._watched(function))
-        try:
-            yield
-        finally:
-            for name, function in real.items():
-                setattr(os, name, function)
-
-    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.count += 1
-            if self.count == self.at:
-                self.action()
-            return function(*args, **kwargs)
-
-        return call
-
-
-def failing(code: int) -> Callable[[], None]:
-    def action() -> None:
-        raise OSError(code, os.strerror(code))
-
-    return action
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def counted(model: Path, target: Path, names: tuple[str, ...]) -> int:
@@ -76,32 +35,6 @@ def counted(model: Path, target: Path, names: tuple[str, ...]) -> int:
     with fault.installed():
         quantize(source, target, RECIPE, force=True)
     return fault.count
-
-
-def fails_cleanly(model: Path, target: Path, name: str, at: int, wanted: bytes) -> bool:
-    """One run in which call number `at` of `os.name` fails. False where the run made fewer calls.
-
-    The error is one of ours, the old file is intact and nothing is beside it. Calls that may fail without harm (the
-    flush of the folder when the file has its name) end in the new file.
-    """
-    old = target.read_bytes()
-    beside = sorted(p.name for p in target.parent.iterdir())
-    fault = Fault((name,), at, failing(errno.EIO))
-    source = open_model(model)
-    error = None
-    try:
-        with fault.installed():
-            quantize(source, target, RECIPE, force=True)
-    except TinyDiffError as caught:
-        error = str(caught)
-    if error is not None:
-        assert str(target) in error or str(model) in error, error
-        assert target.read_bytes() == old
-    else:  # a call whose failure does no harm, or none was left to fail
-        assert target.read_bytes() == wanted
-        target.write_bytes(old)
-    assert sorted(p.name for p in target.parent.iterdir()) == beside, (name, at)
-    return fault.count >= at
 
 
 def killed(model: Path, target: Path, at: int) -> None:
@@ -135,12 +68,6 @@ def main() -> None:
             assert [p.name for p in target.parent.iterdir()] == [target.name]
         print(f"killed at 50 of {total} calls, went on, same bytes", flush=True)
         small_disk(model, Path(folder) / "disk", len(wanted))
-        for name in CALLS:
-            target.write_bytes(b"old")
-            at = 1
-            while fails_cleanly(model, target, name, at, wanted):
-                at += 1
-            print(f"{name}: failed at each of its {at - 1} calls", flush=True)
         assert before == {p: p.read_bytes() for p in model.rglob("*") if p.is_file()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tinydiff.errors import InvalidArgumentError
@@ -57,8 +57,8 @@ class Backends:
         from tinydiff_kernels.compiled.backend import Compiled
 
         self._arena = self._arena or Arena()
-        channels: Sequence[int] = config.get("block_out_channels") or ()
-        kinds = kind_of(component, self.weights, len(channels))
+        channels = config.get("block_out_channels")  # not checked yet: the network will refuse what is no list
+        kinds = kind_of(component, self.weights, len(channels) if isinstance(channels, list) else 0)
         stream = None
         if self.limited:
             from tinydiff.memory.stream import WeightStream

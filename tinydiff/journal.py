@@ -16,8 +16,9 @@ what the loop itself says, so that a journal can lead to a wrong picture at wors
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ UNSIGNED: dict[str, dict[str, type[np.unsignedinteger[Any]]]] = {
 
 def write_journal(path: str | Path, loop: Loop, run: Mapping[str, Any]) -> None:
     """Put the loop's state into the file, whole or not at all. `run` is JSON. Raises JournalError."""
+    with _enough_memory(path, "written"):
+        _write(path, loop, run)
+
+
+def _write(path: str | Path, loop: Loop, run: Mapping[str, Any]) -> None:
     state = loop.state_dict()
     arrays = {"latents": state["latents"]}
     counts = {}
@@ -72,6 +78,10 @@ class Journal:
 
     def restore(self, loop: Loop) -> None:
         """Bring a loop that stands at its first step to where this one was. Raises JournalError."""
+        with _enough_memory(self.path, "read"):
+            self._restore(loop)
+
+    def _restore(self, loop: Loop) -> None:
         latents = self.latents(loop.latents.shape, loop.steps)
         template = loop.scheduler.rehearsed(self.index)
         state = self._scheduler_state(template.state_dict(), template.state_fields, loop)
@@ -159,7 +169,8 @@ def read_journal(path: str | Path) -> Journal:
     """Open a journal and check its form. Raises JournalError."""
     path = Path(path)
     try:
-        file = open_safetensors(path)
+        with _enough_memory(path, "read"):
+            file = open_safetensors(path)
     except ModelFileError as error:
         raise JournalError(path, error.reason) from error
     if file.metadata.get("format") != FORMAT:
@@ -175,6 +186,14 @@ def read_journal(path: str | Path) -> Journal:
     if not isinstance(counts, dict) or any(type(value) is not int for value in counts.values()):
         raise JournalError(path, "its scheduler's counts are not whole numbers")
     return Journal(path, index, [float(s) for s in seconds], counts, run, file.tensors)
+
+
+@contextlib.contextmanager
+def _enough_memory(path: str | Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise JournalError(path, f"cannot be {what}: out of memory", hint="Close other programs") from error
 
 
 def _is_time(value: object) -> bool:

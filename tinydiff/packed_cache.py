@@ -21,6 +21,7 @@ from tinydiff.errors import ModelFileError
 from tinydiff.packing import Recipe
 from tinydiff.quantize import Progress, identity, quantize
 from tinydiff.recipe import INTEGERS
+from tinydiff_weights.errors import worded
 from tinydiff_weights.hashes import cache_folder
 from tinydiff_weights.open import open_model
 from tinydiff_weights.packed_format import VERSION
@@ -41,7 +42,9 @@ def packed_source(
     if weights not in INTEGERS or source.kind == "packed" or size <= SMALL or chosen(backend)[0] == "reference":
         return source
     path = cached_path(source, weights)
-    if path.exists():
+    with worded(path, "read"):
+        there = path.exists()
+    if there:
         try:
             return replace(open_model(path), origin=source)
         except ModelFileError:  # damaged since it was written: made again
@@ -67,7 +70,9 @@ def packed_if_there(source: ModelSource, weights: str) -> tuple[ModelSource, boo
 def cached_path(source: ModelSource, weights: str) -> Path:
     """Where the copy of a source lies."""
     configs = {name: dict(component.config) for name, component in source.components.items()}
-    facts = [identity(source), configs, dict(source.scheduler), weights, VERSION, __version__]
+    with worded(source.path, "read"):
+        files = identity(source)
+    facts = [files, configs, dict(source.scheduler), weights, VERSION, __version__]
     key = hashlib.sha256(dumps(facts).encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(source.path.absolute()).removesuffix(".safetensors"))
     return cache_folder() / "models" / f"{name[:80] or 'model'}-{key}-{weights}.safetensors"

@@ -23,9 +23,10 @@ from tinydiff.errors import InvalidArgumentError, ModelFileError
 from tinydiff.pack_layer import Error, digest, pack_blocks, padded_bias, row_blocks
 from tinydiff.packing import Packing, Recipe, metadata_of, plan, stored_of
 from tinydiff.packing_plan import LayerUse
+from tinydiff_weights.errors import worded
 from tinydiff_weights.packed_format import LayerFormat
 from tinydiff_weights.packed_layout import dumps, header_bytes, header_text
-from tinydiff_weights.partial_file import PartialFile, open_partial, worded
+from tinydiff_weights.partial_file import PartialFile, open_partial
 from tinydiff_weights.safetensors import StoredTensor, check_unchanged
 from tinydiff_weights.source import ModelSource
 

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkpoints import single_file, single_file_parts, write
 from miniatures import write_folder
 
 import tinydiff
 from tinydiff.errors import ModelFileError
+from tinydiff.packing import Recipe
+from tinydiff.quantize import quantize
+from tinydiff_weights.open import open_model
 
 
 def cut(file: Path) -> None:
@@ -30,16 +34,36 @@ def replace(file: Path) -> None:
     os.replace(new, file)
 
 
+def folder(root: Path) -> tuple[Path, Path]:
+    """(what is opened, the file of it that will change)"""
+    model = write_folder(root / "folder", "bk_tiny")
+    return model, model / "vae" / "diffusion_pytorch_model.safetensors"
+
+
+def packed(root: Path) -> tuple[Path, Path]:
+    path = root / "packed.safetensors"
+    quantize(open_model(write_folder(root / "model", "bk_tiny")), path, Recipe("int8"))
+    return path, path
+
+
+def single(root: Path) -> tuple[Path, Path]:
+    path = root / "single.safetensors"
+    return write(path, single_file("bk_tiny", single_file_parts("bk_tiny"))), path
+
+
 @pytest.mark.parametrize(
-    ("change", "part", "words"),
-    [(cut, "vae", "was changed"), (rewrite, "unet", "was changed"), (replace, "text_encoder", "was replaced")],
+    ("change", "words"),
+    [(cut, "was changed"), (rewrite, "was changed"), (replace, "was replaced")],
     ids=["cut", "rewritten", "replaced"],
 )
-def test_the_next_generation_notices(change: Callable[[Path], None], part: str, words: str, tmp_path: Path) -> None:
-    pipe = tinydiff.Pipeline.from_pretrained(write_folder(tmp_path, "sd1"), backend="reference")
+@pytest.mark.parametrize("kind", [folder, packed, single], ids=lambda kind: kind.__name__)
+def test_the_next_generation_notices(
+    kind: Callable[[Path], tuple[Path, Path]], change: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    model, file = kind(tmp_path)
+    pipe = tinydiff.Pipeline.from_pretrained(model, backend="reference")
     settings = {"width": 16, "height": 16, "num_inference_steps": 1, "seed": 1}
     pipe("a cat", **settings)  # type: ignore[arg-type]
-    (file,) = (tmp_path / part).glob("*.safetensors")
     change(file)
     with pytest.raises(ModelFileError, match=f"{words} after it was opened. Load the model again") as caught:
         pipe("a cat", **settings)  # type: ignore[arg-type]

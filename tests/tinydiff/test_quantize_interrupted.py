@@ -1,19 +1,19 @@
-"""Packing that is interrupted goes on; packing that fails leaves nothing. Samples of what `quantize_faults.py` does."""
+"""Packing that is interrupted goes on; packing that fails leaves nothing (`test_faults.py` has more of that)."""
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_tools import Cli, finish, start
+from faults import failing
 from miniatures import write_folder
-from quantize_faults import CALLS, RECIPE, counted, failing, fails_cleanly, killed
+from quantize_faults import CALLS, RECIPE, counted, killed
 
 from tinydiff import pack_layer
 from tinydiff import quantize as module
@@ -122,37 +122,6 @@ def test_the_other_finishes_first(model: Path, wanted: bytes, tmp_path: Path, mo
     assert names(tmp_path) == ["x.safetensors"]
 
 
-@pytest.fixture(scope="module")
-def totals(model: Path) -> Counter[str]:
-    """How often an undisturbed run makes each call."""
-    found, path = Counter[str](), model.parent / "counted.safetensors"
-    path.write_bytes(b"old")
-
-    def counting(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            found[name] += 1
-            return real(*args, **kwargs)
-
-        return call
-
-    source = open_model(model)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in CALLS:
-            patch.setattr(os, name, counting(name, getattr(os, name)))
-        quantize(source, path, RECIPE, force=True)
-    return found
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_fails(model: Path, wanted: bytes, totals: Counter[str], tmp_path: Path, name: str) -> None:
-    """The first, the last, and of many one in the middle."""
-    path, total = tmp_path / "x.safetensors", totals[name]
-    assert total > 0
-    path.write_bytes(b"old")
-    for at in sorted({1, total // 2, total} if total > 30 else {1, total}):
-        assert fails_cleanly(model, path, name, at, wanted)
-
-
 def test_no_memory(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: Any, **__: Any) -> None:
         raise MemoryError
@@ -162,7 +131,7 @@ def test_no_memory(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         quantize(open_model(model), tmp_path / "x.safetensors", RECIPE)
     assert names(tmp_path) == []
     source = model.parent / "nowhere"
-    monkeypatch.setattr(mapping, "FileMapping", lambda *_, **__: failing(12)())
+    monkeypatch.setattr(mapping, "FileMapping", lambda *_, **__: failing(errno.ENOMEM)())
     with pytest.raises(ModelFileError, match=r"cannot be read: .*Cannot allocate memory"):
         open_model(write_folder(source, "bk_tiny", seed=9))
 

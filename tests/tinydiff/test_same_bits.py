@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import class_of, components, single_file, write
+from checkpoints import class_of, single_file, single_file_parts, write
 from miniatures import FAMILIES, random_tensors, stored, write_component, write_folder
 from miniatures import components as configs_of
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from tinydiff_weights.open import open_model
 from tinydiff_weights.safetensors import StoredTensor
 from tinydiff_weights.source import ModelSource
 
-CLIP_ENTRIES = 49408  # a single file brings no vocabulary: its token table must fit the packaged one
-
 
 def latents(path: Path, **options: Any) -> NDArray[np.float32]:
     """Two guided steps of a pipeline opened from `path`."""
@@ -31,19 +29,6 @@ def latents(path: Path, **options: Any) -> NDArray[np.float32]:
     assert np.isfinite(out).all()
     assert float(out.std()) > 0.01
     return out
-
-
-def single_file_parts(kind: str) -> dict[str, dict[str, NDArray[Any]]]:
-    """Weights of a miniature, its token tables as long as CLIP's vocabulary; scaled so that values stay small."""
-    parts = components(kind, dtype="float32")
-    rng = np.random.default_rng(1)
-    for arrays in parts.values():
-        for name, array in arrays.items():
-            if name.endswith("token_embedding.weight"):
-                array = rng.standard_normal((CLIP_ENTRIES, array.shape[1]), np.float32)
-            scale = 0.05 if array.ndim == 1 else np.prod(array.shape[1:]) ** -0.5
-            arrays[name] = (array * scale).astype(np.float16)
-    return parts
 
 
 def folder_like(source: ModelSource, parts: Mapping[str, Mapping[str, NDArray[Any]]], root: Path, shards: bool) -> Path:

@@ -6,6 +6,9 @@ A message says what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -24,3 +27,17 @@ class ModelFileError(TinyDiffError):
 
 class UnsupportedModelError(TinyDiffError):
     """A healthy file of something that tinydiff does not run (a LoRA, SD3, an unknown config key ...)."""
+
+
+@contextlib.contextmanager
+def worded(path: str | Path, what: str = "written") -> Iterator[None]:
+    """What the system refuses while a file is `what` (read, written), as ModelFileError."""
+    try:
+        yield
+    except FileExistsError:
+        raise ModelFileError(path, "exists", hint="Choose another name, or --force to replace it") from None
+    except OSError as error:
+        hint = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
+        raise ModelFileError(path, f"cannot be {what}: {error.strerror or error}", hint=hint) from error
+    except MemoryError as error:
+        raise ModelFileError(path, f"cannot be {what}: out of memory", hint="Close other programs") from error

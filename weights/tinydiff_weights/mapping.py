@@ -26,7 +26,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_weights.errors import ModelFileError
+from tinydiff_weights.errors import ModelFileError, worded
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +97,20 @@ def _file_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[int]:
-    """A read-only descriptor of a regular file. Folders, pipes and devices are refused, never waited for."""
+    """A read-only descriptor of a regular file. Folders, pipes and devices are refused, never waited for.
+
+    What the system refuses while it is read is a ModelFileError, too.
+    """
     with _file_errors(path):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise ModelFileError(path, "is a folder, expected a file")
-        if not stat.S_ISREG(mode):
-            raise ModelFileError(path, "is not a regular file")
-        yield descriptor
+        with worded(path, "read"):
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                raise ModelFileError(path, "is a folder, expected a file")
+            if not stat.S_ISREG(mode):
+                raise ModelFileError(path, "is not a regular file")
+            yield descriptor
     finally:
         os.close(descriptor)
 

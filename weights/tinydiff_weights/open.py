@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tinydiff_weights.errors import ModelFileError
+from tinydiff_weights.errors import ModelFileError, worded
 from tinydiff_weights.folder import open_folder, open_vae_folder
 from tinydiff_weights.hub import HubName, cached_path, parse_hub_name
 from tinydiff_weights.mapping import open_regular
@@ -39,20 +39,25 @@ def open_model(path: str | Path | None = None, *, vae: str | Path | None = None)
         path = DEFAULT_MODEL
     found, name = _find(path)
     try:
-        if found.is_dir():
-            return open_folder(found, vae=None if vae is None else open_vae(vae))
-        from tinydiff_weights.packed import is_packed, open_packed
-        from tinydiff_weights.singlefile import open_single_file
-
-        refuse_foreign(found)
-        if is_packed(file := open_safetensors(found)):
-            return open_packed(file, vae=None if vae is None else open_vae(vae))
-        return open_single_file(found, vae=None if vae is None else _find(vae)[0])
+        with worded(found, "read"):
+            return _open(found, vae)
     except ModelFileError as error:
         if name is None or error.hint is not None or not os.path.isdir(found):
             raise
         hint = f"If its download was interrupted: tinydiff pull {name}"
         raise ModelFileError(error.path, error.reason, tensor=error.tensor, hint=hint) from error
+
+
+def _open(found: Path, vae: str | Path | None) -> ModelSource:
+    if found.is_dir():
+        return open_folder(found, vae=None if vae is None else open_vae(vae))
+    from tinydiff_weights.packed import is_packed, open_packed
+    from tinydiff_weights.singlefile import open_single_file
+
+    refuse_foreign(found)
+    if is_packed(file := open_safetensors(found)):
+        return open_packed(file, vae=None if vae is None else open_vae(vae))
+    return open_single_file(found, vae=None if vae is None else _find(vae)[0])
 
 
 def open_vae(path: str | Path) -> Component:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_weights.errors import ModelFileError
+from tinydiff_weights.errors import ModelFileError, worded
 from tinydiff_weights.mapping import drop_pages
 from tinydiff_weights.packed_format import GROUP, LARGEST, LARGEST_GROUP_SCALE, PADDING, PANEL
 from tinydiff_weights.packed_tensors import PackedWeight
@@ -25,6 +25,11 @@ def verify(source: ModelSource) -> None:
     """Raise ModelFileError, which names the tensor, for the first thing that is wrong. Reads the whole file."""
     if source.kind != "packed":
         raise ModelFileError(source.path, "is no packed file", hint="--verify is for what tinydiff quantize wrote")
+    with worded(source.path, "read"):
+        _verify(source)
+
+
+def _verify(source: ModelSource) -> None:
     for component in source.parts():
         for tensor in component.tensors.values():
             if isinstance(tensor, PackedWeight):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_weights.errors import ModelFileError
+from tinydiff_weights.errors import ModelFileError, worded
 from tinydiff_weights.write import fsync_folder, publish_new
 
 SYNC_BYTES = 32 * 2**20  # written between two visits to the disk
@@ -165,20 +165,6 @@ def open_partial(target: Path, size: int, key: str) -> Iterator[PartialFile]:
         raise
     finally:
         partial.close()
-
-
-@contextlib.contextmanager
-def worded(target: Path, what: str = "written") -> Iterator[None]:
-    """What the system refuses, as ModelFileError."""
-    try:
-        yield
-    except FileExistsError:
-        raise ModelFileError(target, "exists", hint="Choose another name, or --force to replace it") from None
-    except OSError as error:
-        hint = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
-        raise ModelFileError(target, f"cannot be {what}: {error.strerror or error}", hint=hint) from error
-    except MemoryError as error:
-        raise ModelFileError(target, f"cannot be {what}: out of memory", hint="Close other programs") from error
 
 
 def check_space(target: Path, size: int, partial: Path) -> None:

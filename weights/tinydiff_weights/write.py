@@ -65,7 +65,7 @@ def atomic_write(path: str | Path, *, overwrite: bool = True, durable: bool = Tr
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    temporary, renamed = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp"), False
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
@@ -76,11 +76,13 @@ def atomic_write(path: str | Path, *, overwrite: bool = True, durable: bool = Tr
             os.close(descriptor)
         if overwrite:
             os.replace(temporary, path)
+            renamed = True
         else:
             publish_new(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        if not renamed:
+            with contextlib.suppress(OSError):  # what came before matters: the file is whole, or why it is not
+                os.unlink(temporary)
     if durable:
         fsync_folder(path.parent)
 
