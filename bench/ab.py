@@ -18,16 +18,22 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE), *(str(HERE.parent / part) for part in ("kernels", "weights"))]
+sys.path[:0] = [
+    str(HERE.parent),
+    str(HERE),
+    str(HERE / "peers"),
+    *(str(HERE.parent / part) for part in ("kernels", "weights")),
+]
 
 from compare import SETTLE, Program  # noqa: E402
+from protocol import EMBEDDED  # noqa: E402
 
 from tinydiff.bench.statistics import ratio_interval, verdict  # noqa: E402
 
 
 def program(name: str, checkout: Path, options: argparse.Namespace) -> Program:
     """The checkout's own sources and its own `ours.py`."""
-    model = options.model or str(checkout / "weights/tinydiff_weights/default")
+    model = options.model or str(checkout / EMBEDDED)
     places = [str(checkout / part) for part in (".", "kernels", "weights")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     command = [sys.executable, str(checkout / "bench/peers/ours.py"), options.part, model, options.weights]
