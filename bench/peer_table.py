@@ -198,20 +198,30 @@ def table(found: dict[tuple[bool, str, str, int], dict[str, Any]], *, avx2: bool
 
 
 def plot(found: dict[tuple[bool, str, str, int], dict[str, Any]], file: Path) -> None:
-    """Seconds of a UNet step, both sizes; whiskers from the fastest to the slowest round."""
+    """Seconds of a UNet step, both sizes; whiskers from the fastest to the slowest round. Points on a logarithmic axis,
+    which has no zero for bars to start from."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    for axes, size in zip(figure.subplots(1, 2), (512, 256), strict=True):
-        shown = [f for (avx2, _, part, s), f in found.items() if not avx2 and part == "unet" and s == size]
-        shown = [f for f in shown if f["seconds"] and not f["failed"]]
-        middles = [statistics.median(f["seconds"]) for f in shown]
-        below = [m - min(f["seconds"]) for m, f in zip(middles, shown, strict=True)]
-        above = [max(f["seconds"]) - m for m, f in zip(middles, shown, strict=True)]
-        colours = ["C1" if f["name"].startswith("ours") else "C0" for f in shown]
-        axes.barh([f["about"]["program"] for f in shown], middles, xerr=[below, above], color=colours)
+    names = list(dict.fromkeys(f["name"] for (avx2, _, part, _), f in found.items() if not avx2 and part == "unet"))
+    figure = Figure(figsize=(9, 1.5 + 0.3 * len(names)), layout="constrained")
+    for axes, size in zip(figure.subplots(1, 2, sharey=True), (512, 256), strict=True):
+        for place, name in enumerate(names):
+            one = found.get((False, name, "unet", size))
+            if one is None or one["failed"] or not one["seconds"]:
+                continue
+            middle = statistics.median(one["seconds"])
+            spread = [[middle - min(one["seconds"])], [max(one["seconds"]) - middle]]
+            axes.errorbar(middle, place, xerr=spread, fmt="o", color="C1" if name.startswith("ours") else "C0")
+            axes.annotate(f"{middle:.2f}", (middle, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_yticks(range(len(names)), names)
         axes.set(xlabel=f"seconds a UNet step, {size}x{size}", xscale="log")
-        axes.invert_yaxis()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.15)
+        axes.grid(axis="x", linewidth=0.3)
+    axes.set_ylim(len(names) - 0.5, -0.7)
     figure.savefig(file, format="png", dpi=110)
 
 
