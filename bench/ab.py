@@ -18,9 +18,15 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE), *(str(HERE.parent / part) for part in ("kernels", "weights"))]
+sys.path[:0] = [
+    str(HERE.parent),
+    str(HERE),
+    str(HERE / "peers"),
+    *(str(HERE.parent / part) for part in ("kernels", "weights")),
+]
 
 from compare import SETTLE, Program  # noqa: E402
+from protocol import EMBEDDED  # noqa: E402
 
 from tinydiff.bench.statistics import ratio_interval, verdict  # noqa: E402
 

@@ -4,13 +4,15 @@ and ratios.
     python bench/compare.py MODEL ours:int8 torch openvino:int8 sdcpp:q8_0 --part unet --size 512 --threads 2 [--avx2]
     --peers PYTHON      interpreter of the peers (bench/peers/make_env.sh makes their environment)
     --file FILE         the same weights as a single file, for stable-diffusion.cpp
+    --packed FILE       what `tinydiff quantize` made of them, for ours:int8 (else packed in memory while loading)
+    --reference FILE    where torch's output is kept, or found in a comparison without torch
     --markdown FILE, --plot FILE, --json FILE       the table for a README, a PNG of it, all numbers
 
 MODEL is a diffusers folder. Programs: ours:WEIGHTS, torch[:compiled], openvino:f32|int8w|int8, onnxruntime:f32|int8,
 sdcpp:f32|q8_0|q4_0. Ratios are against the first, with a bootstrap interval of the ratios of each round. Outputs are
-compared with the first `torch` (float32) among the programs, else with the first program; one whose output is
-farther than FAR is marked. `--avx2` holds everybody to AVX2 (stable-diffusion.cpp: as it was built). A program that
-fails is a row with its reason.
+compared with the first `torch` (float32) among the programs, else with the one kept, else with the first program; one
+whose output is farther than FAR is marked. `--avx2` holds everybody to AVX2 (stable-diffusion.cpp: as it was built).
+A program that fails is a row with its reason.
 """
 
 from __future__ import annotations
@@ -59,10 +61,9 @@ class Program:
     """One program of the comparison, loaded and waiting. `failed` says why it cannot take part."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        self.name = name
+        self.name, self._command, self._environment = name, command, environment
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (as long as the process)
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.log, text=True, env=environment)
+        self.process: subprocess.Popen[str] | None = None
         self.seconds: list[float] = []
         self.about: dict[str, Any] = {}
         self.failed = ""
@@ -71,6 +72,11 @@ class Program:
         self.judge = False  # its output is what the others' are compared with
 
     def ready(self) -> None:
+        """Start it and wait until it is loaded: one at a time, so that each has the machine to itself."""
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            self._command, stdin=pipe, stdout=pipe, stderr=self.log, text=True, env=self._environment
+        )
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("ready "):
@@ -84,6 +90,7 @@ class Program:
         print(f"{self.name}: {self.failed}", file=sys.stderr, flush=True)
 
     def ask(self, line: str) -> str:
+        assert self.process is not None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -101,8 +108,9 @@ class Program:
             self.seconds.append(float(answer))
 
     def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
         self.log.close()
 
 
@@ -111,17 +119,18 @@ def command_of(name: str, options: argparse.Namespace) -> list[str]:
     setting, common = given or DEFAULTS[kind], [str(options.size), str(options.threads)]
     peers = HERE / "peers"
     if kind == "ours":
-        return [sys.executable, str(peers / "ours.py"), options.part, options.model, setting, *common]
+        model = options.packed if options.packed and setting == "int8" else options.model
+        return [sys.executable, str(peers / "ours.py"), options.part, model, setting, *common]
     if kind == "sdcpp":
         return [options.peers, str(peers / "sdcpp.py"), options.file or "", setting, *common]
     return [options.peers, str(peers / SCRIPTS[kind]), options.part, options.model, setting, *common]
 
 
-def collect(programs: list[Program], rounds: int, *, hold: bool) -> None:
+def collect(programs: list[Program], rounds: int, *, hold: bool, reference: Path | None = None) -> None:
     """Load one after the other, outputs first, then times in turn, then memory."""
     for program in programs:
         program.ready()
-    compare_outputs([p for p in programs if not p.failed])
+    compare_outputs([p for p in programs if not p.failed], reference)
     if hold:
         print("all loaded", flush=True)
         sys.stdin.readline()
@@ -134,18 +143,23 @@ def collect(programs: list[Program], rounds: int, *, hold: bool) -> None:
         program.peak = int(program.ask("memory") or 0)
 
 
-def compare_outputs(programs: list[Program]) -> None:
+def compare_outputs(programs: list[Program], reference: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         saved = {}
         for number, program in enumerate(programs):
             file = f"{folder}/{number}.npy"
             if program.ask(f"output {file}") == "saved":
                 saved[program.name] = np.load(file).astype(np.float64)
-        judge = next((name for name in saved if name.startswith("torch")), next(iter(saved), None))
-        for program in programs:
-            program.judge = program.name == judge
-            if judge is not None and program.name in saved and program.name != judge:
-                program.decibels = decibels(saved[judge], saved[program.name])
+    judge = next((name for name in saved if name.startswith("torch")), None)
+    if judge is not None and reference is not None:
+        np.save(reference, saved[judge])
+    kept = judge is None and reference is not None and reference.exists()
+    judge = judge or (None if kept else next(iter(saved), None))
+    wanted = np.load(reference) if kept and reference is not None else saved.get(judge or "")
+    for program in programs:
+        program.judge = program.name == judge
+        if wanted is not None and program.name in saved and not program.judge:
+            program.decibels = decibels(wanted, saved[program.name])
 
 
 def decibels(wanted: Any, got: Any) -> float:
@@ -236,6 +250,8 @@ def main() -> int:
     parser.add_argument("--hold", action="store_true", help="when all are loaded, wait for a line on standard input")
     parser.add_argument("--peers", default=sys.executable, help="Python of the peers")
     parser.add_argument("--file", help="single file for stable-diffusion.cpp")
+    parser.add_argument("--packed", help="packed file for ours:int8")
+    parser.add_argument("--reference", type=Path, help="torch's output, as .npy")
     for flag in ("--markdown", "--plot", "--json"):
         parser.add_argument(flag)
     options = parser.parse_args()
@@ -247,7 +263,7 @@ def main() -> int:
     environment["PYTHONPATH"] = os.pathsep.join(places)
     programs = [Program(name, command_of(name, options), environment) for name in options.programs]
     try:
-        collect(programs, options.rounds, hold=options.hold)
+        collect(programs, options.rounds, hold=options.hold, reference=options.reference)
     finally:
         for program in programs:
             program.end()
@@ -270,6 +286,7 @@ def record(programs: list[Program], options: argparse.Namespace) -> dict[str, An
         {
             "name": p.name,
             "failed": p.failed,
+            "judge": p.judge,
             "about": p.about,
             "seconds": p.seconds,
             "peak_bytes": p.peak,

@@ -1,10 +1,11 @@
-"""OpenVINO on the CPU.  openvino_step.py unet|vae MODEL f32|int8w|int8 SIZE THREADS
+"""OpenVINO on the CPU.  openvino_step.py unet|vae MODEL f32|int8w|int8 SIZE THREADS [convert]
 
     f32      float32 arithmetic
     int8w    8-bit weights, one scale a channel (nncf.compress_weights)
     int8     weights and activations: NNCF's post-training quantisation on CALIBRATION random inputs of unit scale
 
-Converted once, from torch, into the folder `openvino` beside the model.
+Converted once, from torch, with height and width left open; they are fixed before the model is compiled. Calibrated at
+the size of the first conversion.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from protocol import TIMESTEP, disk_bytes, inputs, serve
+from protocol import TIMESTEP, asked_to_convert, config_of, converted, disk_bytes, inputs, replaced, serve
 
 import openvino as ov  # isort: skip  (after the clock has been started)
 
 CALIBRATION = 8
+MODEL = "model.xml"
 
 
-def file_of(folder: Path, part: str, kind: str, size: int) -> Path:
-    return folder / "openvino" / f"{part}-{kind}-{size}.xml"
+def home_of(folder: Path, part: str, kind: str) -> Path:
+    return converted(folder) / "openvino" / f"{part}-{kind}"
 
 
 def convert(part: str, folder: Path, size: int, target: Path) -> None:
@@ -41,11 +43,12 @@ def convert(part: str, folder: Path, size: int, target: Path) -> None:
             )
 
     kind: Any = UNet2DConditionModel if part == "unet" else AutoencoderKL
-    given = [torch.from_numpy(x) for x in feed(part, inputs(part, folder, size))]
+    given = [torch.from_numpy(x) for x in feed(part, inputs(part, config_of(folder, part), size))]
+    shapes = [(*given[0].shape[:2], -1, -1), *(tuple(x.shape) for x in given[1:])]
     with torch.inference_mode():
         network = Wrapped(kind.from_pretrained(folder / part).eval())
-        model = ov.convert_model(network, example_input=tuple(given), input=[tuple(x.shape) for x in given])
-    ov.save_model(model, target, compress_to_fp16=False)
+        model = ov.convert_model(network, example_input=tuple(given), input=shapes)
+    ov.save_model(model, target / MODEL, compress_to_fp16=False)
 
 
 def feed(part: str, given: list[Any]) -> list[Any]:
@@ -56,7 +59,7 @@ def feed(part: str, given: list[Any]) -> list[Any]:
 def compress(part: str, kind: str, source: Path, given: list[Any], target: Path) -> None:
     import nncf
 
-    model = ov.Core().read_model(source)
+    model = ov.Core().read_model(source / MODEL)
     if kind == "int8w":
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     else:
@@ -67,33 +70,35 @@ def compress(part: str, kind: str, source: Path, given: list[Any], target: Path)
             if part == "unet":
                 one[1] = np.array([step], np.float32)
         model = nncf.quantize(model, nncf.Dataset(sets), subset_size=CALIBRATION, model_type=nncf.ModelType.TRANSFORMER)
-    ov.save_model(model, target, compress_to_fp16=False)
+    ov.save_model(model, target / MODEL, compress_to_fp16=False)
 
 
 def main() -> None:
-    part, where, kind, size, threads = sys.argv[1:]
+    part, where, kind, size, threads = sys.argv[1:6]
     folder = Path(where)
-    given = feed(part, inputs(part, folder, int(size)))
+    given = feed(part, inputs(part, config_of(folder, part), int(size)))
     for wanted in dict.fromkeys(("f32", kind)):
-        target = file_of(folder, part, wanted, int(size))
-        if not target.exists():
-            target.parent.mkdir(exist_ok=True)
+        home = home_of(folder, part, wanted)
+        if not home.exists():
             if wanted == "f32":
-                convert(part, folder, int(size), target)
+                replaced(home, lambda to: convert(part, folder, int(size), to))
             else:
-                compress(part, wanted, file_of(folder, part, "f32", int(size)), given, target)
+                replaced(home, lambda to: compress(part, kind, home_of(folder, part, "f32"), given, to))
             os.execv(sys.executable, [sys.executable, *sys.argv])  # give the converter's memory back
+    if asked_to_convert():
+        return
     core = ov.Core()
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": int(threads)})
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    target = file_of(folder, part, kind, int(size))
-    request = core.compile_model(target, "CPU", hints).create_infer_request()
+    home = home_of(folder, part, kind)
+    model = core.read_model(home / MODEL)
+    model.reshape({index: list(x.shape) for index, x in enumerate(given)})
+    request = core.compile_model(model, "CPU", hints).create_infer_request()
 
     def run() -> Any:
         return request.infer(given)[0]
 
-    size_on_disk = disk_bytes(target, target.with_suffix(".bin"))
-    serve(run, program=f"OpenVINO {kind}", version=ov.__version__, disk=size_on_disk)
+    serve(run, program=f"OpenVINO {kind}", version=ov.__version__, disk=disk_bytes(home))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,24 @@
 """tinydiff: one UNet step or VAE decode of a diffusers folder.  ours.py unet|vae MODEL WEIGHTS SIZE THREADS [FLAG]
 
+MODEL: a diffusers folder, or a file that `tinydiff quantize` made (WEIGHTS then says what that is).
 WEIGHTS: float32, float16, int8, int4, or int8_limited (pairs of weights bounded for AVX2's vpmaddubsw).
 Flags print, once, where the time of a run goes instead of serving: --table by kernel, --layers by shape of layer.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from protocol import TIMESTEP, disk_bytes, inputs, serve
+from protocol import TIMESTEP, config_of, disk_bytes, inputs, serve
 
 from tinydiff import __version__
 from tinydiff.bench.shapes import shape_of
 from tinydiff.config import UNetConfig, VAEConfig
+from tinydiff.packed import mapped
 from tinydiff.parameters import Parameters
 from tinydiff.recipe import kind_of
 from tinydiff.unet import UNet
@@ -27,22 +28,27 @@ from tinydiff_kernels.compiled.backend import Compiled
 from tinydiff_kernels.compiled.program import Launch, Program
 from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul.packing import Kind
-from tinydiff_weights.safetensors import open_safetensors
+from tinydiff_weights.open import open_model
+from tinydiff_weights.weight_files import open_weights
 
 
-def kinds(part: str, weights: str) -> Callable[[MatmulWeight], Kind]:
-    chosen = kind_of(part, "int8" if weights == "int8_limited" else weights, 4)
+def kinds(part: str, weights: str, levels: int) -> Callable[[MatmulWeight], Kind]:
+    chosen = kind_of(part, "int8" if weights == "int8_limited" else weights, levels)
     if weights != "int8_limited":
         return chosen
     return lambda weight: "i8_limited" if chosen(weight) == "i8" else chosen(weight)
 
 
-def load(part: str, folder: Path, weights: str, size: int, threads: int) -> tuple[Callable[[], Any], Compiled]:
+def load(part: str, model: Path, weights: str, size: int, threads: int) -> tuple[Callable[[], Any], Compiled]:
     """A function that runs the network once on fixed random input, and its backend."""
-    config = json.loads((folder / part / "config.json").read_text())
-    tensors = open_safetensors(folder / part / "diffusion_pytorch_model.safetensors").tensors
-    backend = Compiled(kinds(part, weights), threads=threads)
-    given = inputs(part, folder, size)
+    tensors: Any
+    if model.is_file():
+        component = open_model(model).components[part]
+        config, tensors, weights = component.config, mapped(component.tensors), "auto"
+    else:
+        config, tensors = config_of(model, part), open_weights(model / part, model)
+    backend = Compiled(kinds(part, weights, len(config["block_out_channels"])), threads=threads)
+    given = inputs(part, config, size)
     if part == "vae":
         vae = VAE(VAEConfig.from_json(config, part), Parameters(tensors, part), backend)
         return lambda: vae.decode(given[0]), backend
@@ -112,8 +118,9 @@ def main() -> None:
         program = list(backend.programs.values())[-1]
         print(layers(program, shapes.seen) if "--layers" in flags else table(program))
         return
-    path = dispatch.choose().path.name
-    serve(run, program=f"tinydiff {weights}", version=__version__, path=path, disk=disk_bytes(Path(folder) / part))
+    path, place = dispatch.choose().path.name, Path(folder)
+    disk = disk_bytes(place if place.is_file() else place / part)  # a file holds all networks
+    serve(run, program=f"tinydiff {weights}", version=__version__, path=path, disk=disk)
 
 
 if __name__ == "__main__":

@@ -6,32 +6,65 @@
 
 All programs of a comparison stay loaded and run in turn, so that each meets the same minutes of the machine. All get
 the same numbers: `inputs` draws them.
+
+Programs that read another format convert the model when they first see it, into `converted(folder)`. With the word
+"convert" as their last argument they do that and end, so that a timed run never converts.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 FACTOR, TOKENS, TIMESTEP = 8, 77, 500.0
+EMBEDDED = "weights/train/master"  # of a checkout: the embedded model as a diffusers folder, for trials
+CACHE_VARIABLE = "TINYDIFF_PEERS_CACHE"
+TIMED_VARIABLE = "TINYDIFF_PEERS_TIMED"
 STARTED = time.perf_counter()  # this module is imported first
 
 
-def inputs(part: str, folder: Path, size: int) -> list[Any]:
+def config_of(folder: Path, part: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def inputs(part: str, config: Mapping[str, Any], size: int) -> list[Any]:
     """Of the UNet: latents, context. Of the decoder: latents, already divided by the scaling factor."""
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(1, 4, size // FACTOR, size // FACTOR)).astype(np.float32)
     if part == "vae":
         return [latents]
-    width = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))["cross_attention_dim"]
-    return [latents, rng.normal(size=(1, TOKENS, width)).astype(np.float32)]
+    return [latents, rng.normal(size=(1, TOKENS, config["cross_attention_dim"])).astype(np.float32)]
+
+
+def converted(folder: Path) -> Path:
+    """Where conversions of a model are kept: beside it, or in a folder of its own below $TINYDIFF_PEERS_CACHE."""
+    root = os.environ.get(CACHE_VARIABLE)
+    return folder if not root else Path(root) / str(folder.resolve()).strip("/").replace("/", "-")
+
+
+def replaced(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder and give it its name when it is complete. Not in a timed run: the program says so and ends."""
+    if os.environ.get(TIMED_VARIABLE) and not asked_to_convert():
+        raise SystemExit(f"{target.name} is not converted: bench/peer_table.py --convert")
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    partial.rename(target)
+
+
+def asked_to_convert() -> bool:
+    return sys.argv[-1] == "convert"
 
 
 def disk_bytes(*places: Path) -> int:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from protocol import TIMESTEP, disk_bytes, inputs, serve
+from protocol import TIMESTEP, config_of, disk_bytes, inputs, serve
 
 import torch  # isort: skip  (after the clock has been started)
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -18,7 +18,7 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     kind: Any = UNet2DConditionModel if part == "unet" else AutoencoderKL
     network = kind.from_pretrained(folder / part).eval().to(memory_format=torch.channels_last)
-    given = [torch.from_numpy(x) for x in inputs(part, folder, int(size))]
+    given = [torch.from_numpy(x) for x in inputs(part, config_of(folder, part), int(size))]
     given[0] = given[0].to(memory_format=torch.channels_last)
     timestep = torch.tensor([TIMESTEP])
 

@@ -60,6 +60,20 @@ def test_every_tile_is_done_once(threads: int | None) -> None:
         assert sorted(done) == list(range(100))
 
 
+def test_kernels_called_in_turn_each_find_all_counters_at_zero() -> None:
+    """The second word too: matmuls number their threads there."""
+    alone = pool.Alone(np.zeros(1, np.int32))
+
+    def kernel(desc: int, counter: int, cancel: int) -> None:
+        assert desc == DESC.ctypes.data
+        words = (ctypes.c_int64 * pool.COUNTER_WORDS).from_address(counter)
+        assert not any(words)
+        words[:] = range(1, pool.COUNTER_WORDS + 1)
+
+    for _ in range(2):
+        alone.run(kernel, DESC.ctypes.data)
+
+
 def test_threads_are_kept_and_share_the_work() -> None:
     seen: set[int] = set()
     meet = threading.Barrier(3, timeout=10)

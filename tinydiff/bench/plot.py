@@ -25,7 +25,8 @@ def save(data: Mapping[str, Any], file: str | Path) -> None:
     for place, name in enumerate(names):
         times = [stages(run)[name] for run in runs]
         where = [row + 0.25 * (1 - place) for row in range(len(runs))]
-        parts = axes[0].boxplot(times, positions=where, widths=0.2, vert=False, patch_artist=True, showfliers=False)
+        look = {"widths": 0.2, "orientation": "horizontal", "patch_artist": True, "showfliers": False}
+        parts = axes[0].boxplot(times, positions=where, **look)
         for box in parts["boxes"]:
             box.set_facecolor(f"C{place}")
         axes[0].plot([], [], f"C{place}", linewidth=6, label=name)

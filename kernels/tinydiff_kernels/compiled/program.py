@@ -8,7 +8,7 @@ are filled in when the program is built, the others at the start of a run, and t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -62,6 +62,10 @@ class Launch:
     constants: list[NDArray[Any]]  # arrays that words point to
     step: int
     work: int  # multiply-adds, or MOVED for each number where there are none: decides about threads
+    address: int = field(init=False)  # of the words
+
+    def __post_init__(self) -> None:
+        self.address = int(self.words.ctypes.data)
 
 
 @dataclass(eq=False, slots=True)
@@ -109,6 +113,13 @@ class Program:
     owners: list[Any]  # weights and adapters: its key names them by identity
     bound_to: int = -1  # arena address in the descriptors
     seconds: list[float] = field(default_factory=list)  # of each action, when profiled
+    moving: list[tuple[Words, Link]] = field(init=False)  # links to what lies elsewhere in every run, with their words
+
+    def __post_init__(self) -> None:
+        self.moving = [(words, link) for words, link in self._links() if link.buffer.place != "arena"]
+
+    def _links(self) -> Iterator[tuple[Words, Link]]:
+        return ((a.words, link) for a in self.actions if isinstance(a, Launch) for link in a.links)
 
     def run(
         self,
@@ -127,13 +138,10 @@ class Program:
         arena.reserve(self.arena_bytes)
         outputs = [np.empty((v.grid.rows, v.channels), np.float32) for v in self.outputs]
         found = _Addresses(trace, arena, outputs)
-        moved = self.bound_to != arena.address
-        for action in self.actions:
-            if isinstance(action, Launch):
-                for link in action.links:
-                    if moved or link.buffer.place != "arena":
-                        action.words[link.word] = found.address(link.buffer) + link.add
+        for words, link in self.moving if self.bound_to == arena.address else self._links():
+            words[link.word] = found.address(link.buffer) + link.add
         self.bound_to = arena.address
+        alone = None if checked.active() else pool.Alone(cancel)
         self.seconds.clear()
         if stream is not None:
             stream.begin(self)
@@ -142,7 +150,10 @@ class Program:
                 started = time.perf_counter() if profile else 0.0
                 if stream is not None:
                     stream.before(index)
-                self._act(action, trace, found, threads, cancel)
+                if isinstance(action, Launch):
+                    self._launch(action, found, threads, cancel, alone)
+                else:
+                    self._act(action, trace, found)
                 if stream is not None:
                     stream.after(index)
                 if profile:
@@ -157,22 +168,24 @@ class Program:
                 stream.end()
         return outputs
 
-    def _act(
-        self, action: Launch | Host | Fill, trace: Trace, found: _Addresses, threads: int, cancel: NDArray[np.int32]
-    ) -> None:
-        if isinstance(action, Host):
-            arrays = [found.matrix(buffer, value) for buffer, value in action.inputs]
-            action.run(trace.steps[action.step].operation, arrays, found.matrix(*action.output))
-            return
+    def _act(self, action: Host | Fill, trace: Trace, found: _Addresses) -> None:
         if isinstance(action, Fill):
             action.make(found.memory(action.into)[0][: action.nbytes])
             return
-        count = 1 if action.work < LITTLE_WORK else threads
-        if checked.active():
+        arrays = [found.matrix(buffer, value) for buffer, value in action.inputs]
+        action.run(trace.steps[action.step].operation, arrays, found.matrix(*action.output))
+
+    def _launch(
+        self, action: Launch, found: _Addresses, threads: int, cancel: NDArray[np.int32], alone: pool.Alone | None
+    ) -> None:
+        """`alone`: how to run on this thread only; None where kernels are checked."""
+        count, long = 1 if action.work < LITTLE_WORK else threads, action.work > LONG_WORK
+        if alone is None:
             self._launch_checked(action, found, count, cancel)
-            return
-        kernel, long = dispatch.kernel(action.kernel), action.work > LONG_WORK
-        pool.run(kernel, action.words, threads=count, cancel=cancel, long=long)
+        elif count == 1 and not long:
+            alone.run(dispatch.kernel(action.kernel), action.address)
+        else:
+            pool.run(dispatch.kernel(action.kernel), action.words, threads=count, cancel=cancel, long=long)
 
     def _launch_checked(self, action: Launch, found: _Addresses, threads: int, cancel: NDArray[np.int32]) -> None:
         """Of the arena the kernel may touch only what it was given, and read a little behind it."""

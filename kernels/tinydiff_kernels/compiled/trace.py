@@ -23,6 +23,7 @@ from tinydiff_kernels.operations import Operation
 from tinydiff_kernels.rows import Array, Grid, Maker, Rows
 
 WEIGHTS = (MatmulWeight, NormWeight, EmbeddingWeight)
+PLAIN = frozenset((type(None), bool, int, float, str, tuple, Grid))  # settings, which are their own key
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -80,6 +81,10 @@ class Trace:
         key: list[Any] = [kind]
         for name in field_names(kind):
             given = getattr(operation, name)
+            if type(given) in PLAIN:  # most fields; asked first, since every step of every run comes through here
+                object.__setattr__(copy, name, given)
+                key.append(given)
+                continue
             if isinstance(given, Rows):
                 value = self._value(given)
                 object.__setattr__(copy, name, value)

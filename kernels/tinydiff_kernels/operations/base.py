@@ -55,9 +55,8 @@ class Operation:
 
     def need_shape(self, what: str, x: Rows | None, grid: Grid, channels: int) -> None:
         """An optional operand must have this shape."""
-        if x is not None:
-            fits = (x.grid, x.channels) == (grid, channels)
-            self.need(fits, f"{what} is {x.grid}x{x.channels}, not {grid}x{channels}")
+        if x is not None and (x.channels != channels or x.grid != grid):
+            self.need(False, f"{what} is {x.grid}x{x.channels}, not {grid}x{channels}")
 
 
 @dataclass(frozen=True, eq=False)
