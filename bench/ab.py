@@ -26,7 +26,6 @@ sys.path[:0] = [
 ]
 
 from compare import SETTLE, Program  # noqa: E402
-from protocol import EMBEDDED  # noqa: E402
 
 from tinydiff.bench.statistics import ratio_interval, verdict  # noqa: E402
 
