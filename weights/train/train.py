@@ -124,10 +124,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--minutes", type=float, default=150, help="training time of all stages together")
     parser.add_argument("--concepts", type=int, help="only the first N of concepts.txt (all)")
     parser.add_argument("--from", dest="start", type=Path, help="an exported model to go on from")
-    parser.add_argument("--rate", type=float, default=1.0, help="learning rate of the UNet's training, relative")
     parser.add_argument("--run", default="default", help="name of the run's folder in the cache")
     parser.add_argument("--to", type=Path, help="the folder that export writes (RUN/export)")
-    parser.add_argument("--compile", action="store_true", help="compile the UNet (needs a C++ compiler on a CPU)")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -155,12 +153,9 @@ def main(arguments: list[str]) -> None:
         draw_grid(make_pipeline(vae, training)).save(folder / "grid.png")
 
     training = DenoiserTraining(tokenizer, text_encoder, unet, folder)
-    training.relative_rate = options.rate
     known = teacher_embeddings(options.icons, dataset, folder / "meanings.pt")
     if known is not None:
         training.meaning = Meaning(tokenizer, text_encoder, *known)
-    if options.compile:
-        training.compile()
     train_denoiser(training, dataset, latents, minutes["denoiser"], log, save_grid)
     if options.start is None:
         train_decoder(DecoderTraining(folder), dataset, minutes["decoder"], log)
