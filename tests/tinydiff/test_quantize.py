@@ -85,11 +85,11 @@ def test_the_reference_runs_a_packed_file(packed: Path) -> None:
 
 
 def test_adapters_work_beside_packed_weights(packed: Path, folder: Path) -> None:
-    """On a plain, a gated and an upsampled layer: the last is unpacked for it, which costs some of its exactness."""
+    """On a plain, a gated and an upsampled layer: the same bits as from weights packed in memory."""
     pipes = [tinydiff.Pipeline.from_pretrained(packed), tinydiff.Pipeline.from_pretrained(folder, weights="int8")]
     rng = np.random.default_rng(3)
-    names = ("mid_block.resnets.0.conv1", "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj")
-    for name in (*names, "up_blocks.0.upsamplers.0.conv"):
+    gated, upsampled = "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj", "up_blocks.0.upsamplers.0.conv"
+    for name in ("mid_block.resnets.0.conv1", gated, upsampled):
         weight = pipes[0].unet.weights[name]
         assert isinstance(weight, MatmulWeight)
         down = rng.standard_normal((2, *weight.weight.shape[1:])).astype(np.float32) / 20
@@ -99,11 +99,7 @@ def test_adapters_work_beside_packed_weights(packed: Path, folder: Path) -> None
             pipe.unet.weights[name].adapters.append(adapter)  # type: ignore[union-attr]
         after = [pipe("a cat", **CALL).images for pipe in pipes]
         assert np.abs(after[1] - before[1]).max() > 1e-3  # type: ignore[operator]
-        if name in names:
-            np.testing.assert_array_equal(after[0], after[1])
-        else:
-            difference = np.asarray(after[0]) - np.asarray(after[1])
-            assert 10 * np.log10(1 / np.mean(np.square(difference))) > 28
+        np.testing.assert_array_equal(after[0], after[1])
 
 
 # ------------------------------------------------------------------------------------------------ nothing is copied
