@@ -13,12 +13,14 @@ import argparse
 import json
 import statistics
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from memory import cpu_name
 
+import tinydiff
 from tinydiff.loading import build
 from tinydiff.memory.stages import kinds_of
 from tinydiff_kernels.compiled.strip_plan import StripPlanner
@@ -67,7 +69,8 @@ def main() -> None:
         )
     if a.output is not None:
         found = {"date": time.strftime("%Y-%m-%d"), "cpu": cpu_name(), "model": Path(a.model).name, "size": a.size}
-        a.output.write_text(json.dumps(found | {"plans": rows}, indent=1) + "\n")
+        versions = {name: version(name) for name in ("numpy", "numba", "llvmlite")} | {"tinydiff": tinydiff.__version__}
+        a.output.write_text(json.dumps(found | {"versions": versions, "runs": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

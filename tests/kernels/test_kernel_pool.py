@@ -138,7 +138,15 @@ def test_cancelling_from_another_thread() -> None:
     assert 0 < len(tiles) < 10**9
 
 
-def test_ctrl_c_while_waiting_stops_the_workers_and_waits_for_them() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler of Ctrl-C, also where the tests were started in the background, which ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_waiting_stops_the_workers_and_waits_for_them(interruptible: None) -> None:
     inside = threading.Event()
     left: list[bool] = []
 

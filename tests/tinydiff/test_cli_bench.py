@@ -46,7 +46,7 @@ def test_a_run_writes_what_the_schema_says(cli: Cli) -> None:
 
 def test_settings_that_cannot_run_are_kept_with_the_reason() -> None:
     asked = {
-        "model": None, "backend": "reference", "weights": ["int8", "float32"], "size": [(16, 16)], "threads": [],
+        "model": None, "backend": "reference", "weights": ["int4", "float32"], "size": [(16, 16)], "threads": [],
         "memory": [], "steps": 1, "cfg": 1.0, "rounds": 1, "minutes": None, "cold": False,
     }  # fmt: skip
     seen: list[str] = []
