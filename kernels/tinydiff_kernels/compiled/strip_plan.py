@@ -236,7 +236,9 @@ class StripPlanner:
         return min(helpful, key=lambda s: (s.work - state.work) / (state.crowded - s.crowded), default=None)
 
     def raise_within(self, state: _State, budget: int) -> _State:
-        """Keep again, or take taller strips, where the budget allows it: the least work first."""
+        """Keep again, or take taller strips, where the budget allows it: the least work first. With values in 16 bits
+        only where there are some already."""
+        self.rounding = state.policy is not None and not state.policy.exact
         while state.policy is not None:
             moves = self._moved(state.policy, range(len(self.trace.steps)), up=True)
             fitting = [s for s in map(self.state, moves) if s.nbytes <= budget and s.work < state.work]
@@ -278,7 +280,6 @@ class StripPlanner:
         found = next((state for state in states if state.nbytes <= budget), None)
         if found is None:
             found = min(states, key=lambda s: s.nbytes)
-        self.rounding = found.policy is not None and not found.policy.exact
         return self.plan(self.raise_within(found, max(budget, found.nbytes)))
 
 
@@ -289,11 +290,7 @@ def _with(modes: str, indices: list[int], mode: str) -> str:
 def ladder(forward: Forward, kind_of: KindOf, *, threads: int) -> list[StripPlan]:
     """Plans of falling arena, the whole image first, then exact ones, then with values in 16 bits."""
     planner = StripPlanner(forward, kind_of, threads=threads)
-    found = []
-    for state in planner.all_states():
-        planner.rounding = state.policy is not None and not state.policy.exact
-        found.append(planner.plan(planner.raise_within(state, state.nbytes)))
-    return found
+    return [planner.plan(planner.raise_within(state, state.nbytes)) for state in planner.all_states()]
 
 
 def plan_strips(forward: Forward, kind_of: KindOf, *, budget: int, threads: int) -> StripPlan:
