@@ -37,6 +37,7 @@ def describe(source: ModelSource, *, compute_hash: bool = False) -> dict[str, An
     """All that is known, ready for JSON. `problem` says why the model cannot run, None if it can."""
     parts = {part.name: _component(part) for part in source.parts()}
     prediction, defaults, problem = _settled(source)
+    additions = () if source.few_steps is None else source.few_steps.tensors.values()
     return {
         "path": str(source.path),
         "kind": source.kind,
@@ -47,7 +48,7 @@ def describe(source: ModelSource, *, compute_hash: bool = False) -> dict[str, An
         "prediction_type": prediction,
         "components": parts,
         "parameters": sum(p["parameters"] for p in parts.values()),
-        "bytes": sum(p["bytes"] for p in parts.values()),
+        "bytes": sum(p["bytes"] for p in parts.values()) + sum(t.nbytes for t in additions),
         "sha256": model_hash(source, compute=compute_hash),
         "defaults": defaults,
         "packed": dict(source.provenance),
