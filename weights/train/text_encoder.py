@@ -10,6 +10,7 @@ teacher's embedding of the same text points. "hatchet" then lies near "axe" alth
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -114,6 +115,21 @@ def texts_to_learn(concepts: tuple[Concept, ...], packages: Path, words: list[st
             captions.append(caption(first, style, colour, rng))
     plain = [*english(packages), *words][:: round(1 / share)]
     return [*captions, *plain, *(f"a {word}" for word in plain)]
+
+
+def taught(
+    teacher: Teacher, concepts: tuple[Concept, ...], packages: Path, folder: Path
+) -> tuple[list[str], torch.Tensor]:
+    """The texts and the teacher's embeddings [N, 384] of them, kept in the run's folder as long as the texts stay."""
+    texts, stored = texts_to_learn(concepts, packages, teacher.words()), folder / "teacher.pt"
+    key = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    if stored.exists():
+        found = torch.load(stored, weights_only=True)
+        if found.get("key") == key:
+            return texts, found["embeddings"].float()
+    embeddings = teacher.embed(texts)
+    save_atomically({"embeddings": embeddings.half(), "key": key}, stored)
+    return texts, embeddings
 
 
 class Distillation:

@@ -33,10 +33,10 @@ from device import DEVICE, describe_device
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from export import export, make_pipeline
 from few_steps import few_steps_stage
-from meaning import Meaning, teacher_embeddings
+from meaning import Meaning
 from paths import Log, save_atomically, work_folder
 from samples import draw_grid
-from text_encoder import Distillation, Teacher, distil, make_text_encoder, texts_to_learn
+from text_encoder import WHEEL, Distillation, Teacher, distil, make_text_encoder, taught
 from tiny_autoencoder import TinyTraining, train_tiny
 from transformers import CLIPTextModel, CLIPTokenizer
 from vae import VaeTraining, encode_all, encode_batch, make_vae, normalise_latents, psnr, train_vae
@@ -62,11 +62,7 @@ def text_stage(packages: Path, dataset: Dataset, minutes: float, folder: Path, l
         return
     teacher = Teacher(packages)
     tokenizer = tokenizer_stage(packages, dataset, teacher.words(), folder)
-    texts = texts_to_learn(dataset.concepts, packages, teacher.words())
-    stored = folder / "teacher.pt"
-    if not stored.exists():
-        save_atomically({"embeddings": teacher.embed(texts)}, stored)
-    embeddings = torch.load(stored, weights_only=True)["embeddings"]
+    texts, embeddings = taught(teacher, dataset.concepts, packages, folder)
     student = distil(Distillation(tokenizer, folder), texts, embeddings, minutes, log)
     save_atomically(student.state_dict(), final)
 
@@ -153,8 +149,8 @@ def main(arguments: list[str]) -> None:
         draw_grid(make_pipeline(vae, training)).save(folder / "grid.png")
 
     training = DenoiserTraining(tokenizer, text_encoder, unet, folder)
-    known = teacher_embeddings(options.icons, dataset, folder / "meanings.pt")
-    if known is not None:
+    if list(options.icons.glob(WHEEL)):
+        known = taught(Teacher(options.icons), dataset.concepts, options.icons, folder)
         training.meaning = Meaning(tokenizer, text_encoder, *known)
     train_denoiser(training, dataset, latents, minutes["denoiser"], log, save_grid)
     if options.start is None:
