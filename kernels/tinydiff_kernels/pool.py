@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,15 @@ from tinydiff_kernels.cpu import this_cpu
 Kernel = Callable[[int, int, int], None]
 STOPPED_BY_ERROR = 2  # in the cancel word; whoever cancels from outside writes another number
 COUNTER_WORDS = 8  # a cache line of its own
+PATIENCE = 0.05  # s between looks: a signal that comes just before a thread falls asleep does not wake it
 
 
 class Job:
-    """One call of `run`: what workers need, who is still inside, what went wrong."""
+    """One call of `run`: what workers need, who is still inside, what went wrong.
+
+    Only workers take the lock. The caller's thread may get an exception from a signal's handler between any two lines,
+    also just after it has taken a lock and before it can promise to give it back, so it takes none.
+    """
 
     def __init__(self, kernel: Kernel, descriptor: NDArray[np.int64], cancel: NDArray[np.int32]) -> None:
         self.kernel = kernel
@@ -36,22 +42,26 @@ class Job:
         self.cancel = cancel
         self._addresses = tuple(int(array.ctypes.data) for array in (descriptor, self.counter, cancel))
         self.errors: list[BaseException] = []
-        self._condition = threading.Condition()
-        self._running = 0
+        self._lock = threading.Lock()
+        self._running = 0  # workers inside
         self._finished = 0  # workers that have come back from the kernel
         self._closed = False
+        self._bell: SimpleQueue[None] = SimpleQueue()  # rung by every worker that comes back
 
     def _enter(self) -> bool:
         """False where the caller has finished everything before this worker woke up."""
-        with self._condition:
-            self._running += not self._closed
-            return not self._closed
+        with self._lock:
+            self._running += 1  # before looking: a caller that has not yet closed will see this worker and wait
+            if not self._closed:
+                return True
+        self._leave()
+        return False
 
-    def _leave(self) -> None:
-        with self._condition:
+    def _leave(self, finished: int = 0) -> None:
+        with self._lock:
             self._running -= 1
-            self._finished += 1
-            self._condition.notify_all()
+            self._finished += finished
+        self._bell.put(None)
 
     def fail(self, error: BaseException) -> None:
         """Remember an exception and stop the other threads, unless they are told to stop already."""
@@ -59,22 +69,29 @@ class Job:
         if not self.cancel[0]:
             self.cancel[0] = STOPPED_BY_ERROR
 
+    def call(self) -> None:
+        """Take tiles until none is left, on the caller's thread."""
+        self.kernel(*self._addresses)
+
     def work(self) -> None:
-        """Take tiles until none is left. An exception stops the other threads and is raised by `run`."""
+        """The same on a worker. An exception stops the other threads and is raised by `run`."""
         if not self._enter():
             return
         try:
-            self.kernel(*self._addresses)
+            self.call()
         except BaseException as error:
             self.fail(error)
         finally:
-            self._leave()
+            self._leave(finished=1)
+
+    def _hear(self) -> None:
+        with suppress(Empty):
+            self._bell.get(timeout=PATIENCE)
 
     def wait(self) -> None:
         """Until a worker has found no tile left. Signals are heeded meanwhile, which a kernel would hold off."""
-        with self._condition:
-            while not self._finished:
-                self._condition.wait()
+        while not self._finished:
+            self._hear()
 
     def close(self) -> None:
         """Let no more workers in and wait for those inside: after this nobody touches the buffers.
@@ -83,10 +100,9 @@ class Job:
         """
         while True:
             try:
-                with self._condition:
-                    self._closed = True
-                    while self._running:
-                        self._condition.wait()
+                self._closed = True
+                while self._running:
+                    self._hear()
                 return
             except BaseException as error:
                 self.fail(error)
@@ -132,7 +148,7 @@ class Pool:
                 if apart:
                     job.wait()
                 else:
-                    job.work()
+                    job.call()
             except BaseException as error:
                 job.fail(error)
             finally:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -286,22 +287,34 @@ def wait_for_cancel(desc: int, counter: int, cancel: int) -> None:
         simd.fetch_add(counter, 1)
 
 
-def test_a_long_kernel_leaves_the_main_thread_to_signals() -> None:
-    """It waits while others work; an exception of a signal's handler stops them and is raised."""
-    began, threads = threading.Event(), []
+@pytest.mark.parametrize("receiver", ["process", "worker"])
+def test_a_long_kernel_leaves_the_main_thread_to_signals(receiver: str) -> None:
+    """It waits while others work; an exception of a signal's handler stops them and is raised.
+
+    A signal that another thread receives does not wake the main thread, just as one that comes before it sleeps.
+    """
+    inside: SimpleQueue[int] = SimpleQueue()
+    threads: list[threading.Thread] = []
+    stopped: list[bool] = []
 
     def kernel(desc: int, counter: int, cancel: int) -> None:
         threads.append(threading.current_thread())
-        began.set()
-        while not word[0]:
+        inside.put(threading.get_ident())
+        until = time.monotonic() + 20
+        while not cancelled(cancel) and time.monotonic() < until:
             time.sleep(0.001)
+        stopped.append(cancelled(cancel))
 
     def interrupt(number: int, frame: object) -> None:
         raise InterruptedError
 
     def send() -> None:
-        began.wait()
-        os.kill(os.getpid(), signal.SIGUSR1)
+        worker = inside.get(timeout=20)
+        time.sleep(0.02)  # the main thread sleeps, most likely
+        if receiver == "process":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        else:
+            signal.pthread_kill(worker, signal.SIGUSR1)
 
     word = np.zeros(1, np.int32)
     before = signal.signal(signal.SIGUSR1, interrupt)
@@ -311,10 +324,11 @@ def test_a_long_kernel_leaves_the_main_thread_to_signals() -> None:
         with pytest.raises(InterruptedError):
             pool.run(kernel, np.zeros(1, np.int64), threads=2, cancel=word, long=True)
     finally:
-        sender.join()
+        sender.join(20)
         signal.signal(signal.SIGUSR1, before)
     assert word[0] == 0
-    assert threads
+    assert stopped
+    assert all(stopped)
     assert threading.main_thread() not in threads
 
 

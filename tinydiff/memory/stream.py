@@ -12,8 +12,10 @@ one needed soonest).
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ from tinydiff_weights.residency import Region
 
 AHEAD = 32 * 2**20  # bytes brought in before they are needed
 SCHEDULES = 4
+PATIENCE = 0.05  # s between looks
+_STOP = sys.maxsize  # in place of an action's number
 
 
 class Schedule:
@@ -105,33 +109,30 @@ class WeightStream:
 
 
 class _Reader:
-    """The helper thread: brings regions in, in order, at most `ahead` bytes beyond what is in use."""
+    """The helper thread: brings regions in, in order, at most `ahead` bytes beyond what is in use.
+
+    Two queues and no lock: a handler of Ctrl-C may raise in the thread that runs the network just after it took one.
+    """
 
     def __init__(self, comes: list[list[Region]], ahead: int) -> None:
         self._comes, self._ahead = comes, ahead
-        self._needed = 0  # the action that runs, or waits to
-        self._ready = -1  # the last action whose regions are all here
-        self._early = [0] * len(comes)  # bytes here of actions that have not begun
-        self._beyond = 0  # their sum
-        self._stopped = False
-        self._turn = threading.Condition()
+        self._begun: SimpleQueue[int] = SimpleQueue()  # actions that run, or wait to; _STOP at the end
+        self._arrived: SimpleQueue[int] = SimpleQueue()  # actions whose regions are all here; _STOP where none will be
+        self._ready = -1  # the last of those
+        self._needed = 0  # of the helper thread: the last action that began
+        self._early = [0] * len(comes)  # of the helper thread: bytes here of actions that have not begun
         self._thread = threading.Thread(target=self._run, name="tinydiff-weights", daemon=True)
         self._thread.start()
 
     def wait_for(self, index: int) -> None:
-        with self._turn:
-            for begun in range(self._needed, index + 1):
-                self._beyond -= self._early[begun]
-                self._early[begun] = 0
-            self._needed = index
-            self._turn.notify_all()
-            while self._ready < index and not self._stopped:
-                self._turn.wait()
+        """Say that an action is to begin, and return when its regions are here."""
+        self._begun.put(index)
+        while self._ready < index:
+            with contextlib.suppress(Empty):  # a signal that comes just before this falls asleep does not wake it
+                self._ready = self._arrived.get(timeout=PATIENCE)
 
     def stop(self) -> None:
-        with self._turn:
-            self._stopped = True
-            self._turn.notify_all()
+        self._begun.put(_STOP)
         self._thread.join()
 
     def _run(self) -> None:
@@ -141,22 +142,20 @@ class _Reader:
                     if not self._may_read(index, piece.nbytes):
                         return
                     residency.bring_in(piece)
-                with self._turn:
-                    self._ready = index
-                    self._turn.notify_all()
-        with self._turn:
-            self._stopped = True  # nobody waits for a thread that is gone
-            self._turn.notify_all()
+                self._arrived.put(index)
+        self._arrived.put(_STOP)  # nobody waits for a thread that is gone
 
     def _may_read(self, index: int, nbytes: int) -> bool:
         """Wait until so many bytes for action `index` may come; False where the run is over."""
-        with self._turn:
-            while self._beyond + nbytes > self._ahead and index > self._needed and not self._stopped:
-                self._turn.wait()
-            if index > self._needed:
-                self._early[index] += nbytes
-                self._beyond += nbytes
-            return not self._stopped
+        while not self._begun.empty() or (index > self._needed and sum(self._early) + nbytes > self._ahead):
+            begun = self._begun.get()
+            if begun == _STOP:
+                return False
+            self._early[self._needed : begun + 1] = [0] * (begun + 1 - self._needed)
+            self._needed = begun
+        if index > self._needed:
+            self._early[index] += nbytes
+        return True
 
 
 def _pieces(regions: list[Region]) -> Iterator[Region]:
