@@ -173,6 +173,7 @@ def main() -> int:
             Path(args.one[1]).write_bytes(content_of(seeds, int(args.one[0]))[0])
             return 0
         warm.load()  # once: a child has them
+        args.kept.mkdir(parents=True, exist_ok=True)
         rows = [json.loads(line) for line in args.log.read_text().splitlines()] if args.log.exists() else []
         done, began = sum(row["count"] for row in rows), time.monotonic()
         while done < args.count:

@@ -201,6 +201,14 @@ def _check_fit(source: ModelSource, text: TextStack, unet: UNet, vae: VAE | Tiny
                 source.path,
                 f"the tokenizer knows {tokenizer.vocab_size} tokens, its text encoder {encoder.config.vocab_size}",
             )
+        if tokenizer.max_length > encoder.config.positions:
+            raise ModelFileError(
+                source.path,
+                f"the tokenizer makes texts of {tokenizer.max_length} tokens, its text encoder takes "
+                f"{encoder.config.positions} at most",
+            )
+        if tokenizer.max_length != text.pairs[0][0].max_length:
+            raise ModelFileError(source.path, "its two tokenizers make texts of different lengths")
     if c.text_time is not None:
         pooled = text.pairs[-1][1].config.projection_dim
         if pooled is None or pooled + 6 * c.text_time[0] != c.text_time[1]:

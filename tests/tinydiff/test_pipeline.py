@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -287,3 +288,15 @@ def test_parts_of_different_models_are_refused(folder: Path, tmp_path: Path) -> 
     (mixed / "model_index.json").write_text(index)
     with pytest.raises(ModelFileError, match="attends to text of 24 channels, the text encoders give 32"):
         tinydiff.Pipeline.from_pretrained(mixed)
+
+
+@pytest.mark.parametrize(
+    ("length", "said"), [(60, "two tokenizers make texts of different lengths"), (78, "takes 77 at most")]
+)
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, length: int, said: str) -> None:
+    folder = write_folder(tmp_path / "model", "sdxl")
+    file = folder / "tokenizer_2" / "tokenizer_config.json"
+    config = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(config | {"model_max_length": length}))
+    with pytest.raises(ModelFileError, match=said):
+        tinydiff.Pipeline.from_pretrained(folder)
