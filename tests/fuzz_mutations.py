@@ -37,6 +37,7 @@ STRANGE_NUMBERS = {
 # A damage that needs what an earlier one took away is left out.
 LOST = (LookupError, TypeError, AttributeError, ValueError, struct.error, OverflowError)
 LARGEST_LAYER = 2**20  # bytes that a changed layer may have
+LARGEST_FILE = 2**26  # bytes that its tensors may have then
 
 
 class Seed:
@@ -89,6 +90,8 @@ class Parts:
     def rebuild(self, rows: list[tuple[str, str, tuple[int, ...], bytes]]) -> None:
         """Lay the tensors out anew, their bytes repeated or cut to what their shapes ask for."""
         slots = lay_out([row[:3] for row in rows])
+        if slots and slots[-1].begin + slots[-1].nbytes > LARGEST_FILE:  # shapes that an earlier damage has enlarged
+            raise ValueError
         contents = {row[0]: row[3] for row in rows}
         self.header, self.data = {}, bytearray()
         for slot in slots:
