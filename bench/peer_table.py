@@ -5,6 +5,7 @@
 
     --peers PYTHON --file FILE --packed FILE    see compare.py
     --cache DIR                                 where conversions are kept
+    --sdcpp-avx2 PYTHON                         of an environment whose stable-diffusion.cpp was built for AVX2
 
 Every piece is one run of compare.py with `ours:int8` first, so that a ratio is always of times taken in turn. Pieces
 come in order of what they tell; one that does not fit into the time that is left is not begun. DIR receives their JSON
@@ -72,7 +73,13 @@ def pieces() -> list[Piece]:
     for size, scale in ((512, 1.0), (256, 0.45)):
         found.append(Piece("unet", size, True, "torch ours:float32", 5, int(scale * 220)))
         found.append(Piece("unet", size, True, "openvino:f32 openvino:int8 onnxruntime:f32", 5, int(scale * 200)))
+    found += [Piece("unet", size, True, "sdcpp:q8_0", 2, seconds) for size, seconds in ((512, 250), (256, 80))]
     return [*found, *(Piece("unet", 512, False, f"sdcpp:{kind}", 2, 215) for kind in ("f32", "q4_0"))]
+
+
+def lacks(piece: Piece, options: argparse.Namespace) -> bool:
+    """stable-diffusion.cpp needs a file and, held to AVX2, an environment of its own: no variable does that."""
+    return piece.programs.startswith("sdcpp") and not (options.file and (options.sdcpp_avx2 or not piece.avx2))
 
 
 def convert(options: argparse.Namespace, environment: dict[str, str]) -> bool:
@@ -100,10 +107,11 @@ def convert(options: argparse.Namespace, environment: dict[str, str]) -> bool:
 def measure(piece: Piece, options: argparse.Namespace, environment: dict[str, str]) -> None:
     first = "ours:int8_limited" if piece.avx2 else "ours:int8"
     reference = options.results / f"{piece.part}-{piece.size}.npy"
+    peers = options.sdcpp_avx2 if piece.avx2 and piece.programs.startswith("sdcpp") else options.peers
     command = [
         sys.executable, str(HERE / "compare.py"), options.model, first, *piece.programs.split(), "--part", piece.part,
         "--size", str(piece.size), "--threads", str(options.threads), "--rounds", str(piece.rounds),
-        "--peers", options.peers, "--reference", str(reference), "--json", str(options.results / f"{piece.name}.json"),
+        "--peers", peers, "--reference", str(reference), "--json", str(options.results / f"{piece.name}.json"),
         *(["--avx2"] if piece.avx2 else []),
         *(["--file", options.file] if options.file else []), *(["--packed", options.packed] if options.packed else []),
     ]  # fmt: skip
@@ -245,6 +253,7 @@ def main() -> int:
     parser.add_argument("model", help="a diffusers folder")
     parser.add_argument("--peers", default=sys.executable, help="Python of the peers (bench/peers/make_env.sh)")
     parser.add_argument("--file", help="single file for stable-diffusion.cpp")
+    parser.add_argument("--sdcpp-avx2", metavar="PYTHON", help="of an environment made with SDCPP_AVX2=1")
     parser.add_argument("--packed", help="packed file for ours:int8")
     parser.add_argument("--cache", help="where conversions are kept (default: beside the model)")
     parser.add_argument("--results", type=Path, default=Path("peer-results"))
@@ -259,9 +268,7 @@ def main() -> int:
     options.results.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * options.minutes
     for piece in pieces():
-        if (options.results / f"{piece.name}.json").exists() or (
-            piece.programs.startswith("sdcpp") and not options.file
-        ):
+        if (options.results / f"{piece.name}.json").exists() or lacks(piece, options):
             continue
         if (left := end - time.monotonic()) < options.slack * piece.seconds:
             print(f"{piece.name}: not begun, {left:.0f} s are left of {piece.seconds} needed", flush=True)
