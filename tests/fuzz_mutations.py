@@ -35,7 +35,7 @@ STRANGE_NUMBERS = {
     "F16": ("<e", (float("nan"), float("inf"), 0.0, 65504.0)),
 }
 # A damage that needs what an earlier one took away is left out.
-LOST = (LookupError, TypeError, AttributeError, ValueError, struct.error, OverflowError)
+LOST = (LookupError, TypeError, AttributeError, ValueError, struct.error, OverflowError, StopIteration)
 LARGEST_LAYER = 2**20  # bytes that a changed layer may have
 LARGEST_FILE = 2**26  # bytes that its tensors may have then
 
