@@ -16,6 +16,7 @@ from kernel_arrays import Framed, framed, one_nan
 from matmul_calls import KINDS, QUANTISED, numbers, pack
 
 from tinydiff_kernels.attention import call as attention
+from tinydiff_kernels.attention import call_i8
 from tinydiff_kernels.attention.descriptor import KEY_BLOCK
 from tinydiff_kernels.call import run
 from tinydiff_kernels.elementwise import descriptor as elementwise
@@ -61,6 +62,7 @@ def results(kernels: Mapping[str, Kernel], flip: int) -> Iterator[Any]:
         yield from matmul_bad(name, kernels[name], flip)
     yield from attention_sizes(kernels["attention_f32"])
     yield from attention_bad(kernels["attention_f32"])
+    yield from attention_i8(kernels["keys_i8"], kernels["attention_i8"])
     yield from group_norms(kernels, flip)
     yield from row_norms(kernels["rows_norm"], flip)
     yield from elementwise_bad(kernels["elementwise"])
@@ -177,6 +179,30 @@ def attention_bad(kernel: Kernel) -> Iterator[Any]:
         k[KEY_BLOCK + 2] = min(size, 3e38)
         yield attention_at(kernel, np.ones((3, 4), np.float32), k, numbers(7, len(k), 4), 1, 1)
         yield attention_at(kernel, np.ones((3, 4), np.float32), k[:5], numbers(7, 5, 4), 1, 1)
+
+
+def attention_i8_at(keys: Kernel, kernel: Kernel, q: Any, k: Any, v: Any, images: int, heads: int) -> Any:
+    out = Framed((len(q), v.shape[1]), np.float32)
+    given = (framed(x).array for x in (q, k, v))
+    call_i8.attention(keys, kernel, *given, images, heads, output=out.array, threads=2)
+    assert out.untouched_around()
+    return one_nan(out.array)
+
+
+def attention_i8(keys: Kernel, kernel: Kernel) -> Iterator[Any]:
+    """Sizes; one bad number in q, k or v; then the largest integers of both signs, and scores that are far apart."""
+    for images, heads, queries, count, width, value_width in SHAPES:
+        q, k = numbers(1, images * queries, heads * width), numbers(2, images * count, heads * width)
+        yield attention_i8_at(keys, kernel, q, k, numbers(3, images * count, heads * value_width), images, heads)
+    for bad in BAD:
+        for which in range(3):
+            given = [numbers(seed, 70, 2 * 12) for seed in (4, 5, 6)]
+            given[which][66, 5] = bad
+            yield attention_i8_at(keys, kernel, *given, 1, 2)
+    for size in (1e-30, 1.0, 1e4, 1e30):
+        q, k = np.sign(numbers(7, 33, 80)), np.float32(size) * np.sign(numbers(8, 2 * KEY_BLOCK + 9, 80))
+        q[:2], k[5], k[KEY_BLOCK + 2] = [[1], [-1]], -size, size
+        yield attention_i8_at(keys, kernel, q, k, np.sign(numbers(9, len(k), 80)), 1, 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- norms

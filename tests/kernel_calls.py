@@ -25,6 +25,8 @@ def _results(kernels: Mapping[str, Kernel], path: Path) -> Iterator[tuple[str, A
             yield name, result
     for result in attention_calls.results(kernels["attention_f32"]):
         yield "attention_f32", result
+    for result in attention_calls.results_i8(kernels["keys_i8"], kernels["attention_i8"]):
+        yield "attention_i8", result
     for result in norm_calls.results(kernels, FLIP * path.signed_bytes):
         yield "norms and elementwise", result
     for result in edge_calls.results(kernels, FLIP * path.signed_bytes):

@@ -75,6 +75,7 @@ _OUTER, _PAIRS, _I4 = (
 )
 _NORM = "tinydiff_kernels.norm."
 _ATTENTION = "tinydiff_kernels.attention.float32:attention_f32"
+_ATTENTION_I8 = "tinydiff_kernels.attention.int8:attention_i8"
 KERNELS: dict[str, dict[str, str]] = {
     "matmul_f32": {"neon": _F32 + "_lanes", "avx512vnni": _F32_WIDE, "avx2": _F32, "generic": _F32},
     "matmul_f16": {"neon": _F16 + "_lanes", "avx512vnni": _F16_WIDE, "avx2": _F16, "generic": _F16},
@@ -113,6 +114,14 @@ KERNELS: dict[str, dict[str, str]] = {
         "avx512vnni": _ATTENTION + "_wide",
         "avx2": _ATTENTION,
         "generic": _ATTENTION,
+    },
+    "keys_i8": {"generic": "tinydiff_kernels.attention.keys_i8:keys_i8"},
+    "attention_i8": {
+        "neon": _ATTENTION_I8 + "_signed",
+        "avx512vnni": _ATTENTION_I8 + "_wide",
+        "avxvnni": _ATTENTION_I8,
+        "avx2": _ATTENTION_I8 + "_pairs",
+        "generic": _ATTENTION_I8,
     },
 }
 

@@ -16,7 +16,12 @@ from tinydiff_kernels.ref.activation import activate
 from tinydiff_kernels.ref.sixteen import shorten
 
 INTEGERS = [name for name, kind in KINDS.items() if kind in QUANTISED]
-GROUPS = (tuple(KINDS), ("attention_f32",), NAMES)  # compiled together, as the tests of each have them
+GROUPS = (
+    tuple(KINDS),
+    ("attention_f32",),
+    ("keys_i8", "attention_i8"),
+    NAMES,
+)  # compiled together, as the tests of each have them
 
 
 def kernels(path: str) -> dict[str, Any]:

@@ -156,7 +156,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-@pytest.mark.parametrize("kernel", ["attention_f32", "matmul_i8"])
+@pytest.mark.parametrize("kernel", ["attention_i8", "matmul_i8"])
 def test_ctrl_c_in_the_middle_of_a_large_step(folder: Path, tmp_path: Path, kernel: str, threads: str) -> None:
     """Inside the very kernel: attention over 262144 tokens would take minutes, and no other one begins."""
     arguments = ("generate", "a", "--model", str(folder), "--size", "4096x4096", "--steps", "1", "--weights", "int8")
@@ -167,5 +167,5 @@ def test_ctrl_c_in_the_middle_of_a_large_step(folder: Path, tmp_path: Path, kern
     process.send_signal(signal.SIGINT)
     result = finish(process)
     assert (result.code, result.err) == (130, "tinydiff: interrupted\n")
-    assert int(result.out) <= {"attention_f32": 1, "matmul_i8": 20}[kernel]  # of a step's sixteen and two hundred
+    assert int(result.out) <= {"attention_i8": 1, "matmul_i8": 20}[kernel]  # of a step's sixteen and two hundred
     assert not (tmp_path / "x.png").exists()

@@ -76,9 +76,16 @@ def load_queries(vec: Any, q: int, stride: int, count: int, width: int, scale: S
 @composed(nothing)
 def store_results(vec: Any, results: int, sums: Vector, out: int, stride: int, count: int, width: int) -> None:
     """Vectors [width] of results, divided by the sums of weights, as rows; lanes beyond `count` are no rows."""
-    row, whole = bytes_of(vec), width - width % 4
+    row = bytes_of(vec)
     for at in range(0, row * width, row):
         store(results, at, load(vec, results, at) / sums)
+    store_rows(vec, results, out, stride, count, width)
+
+
+@composed(nothing)
+def store_rows(vec: Any, results: int, out: int, stride: int, count: int, width: int) -> None:
+    """Vectors [width] of results as rows; lanes beyond `count` are no rows."""
+    row, whole = bytes_of(vec), width - width % 4
     for lane in range(0, min(row // 4, count), 4):
         rows, at, to = min(4, count - lane), results + 4 * lane, out + stride * lane
         prefetch_rows(to, stride, width)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tinydiff_kernels.compiled.arena import Lifetime, place
 from tinydiff_kernels.compiled.program import Buffer, Fill, Host, Launch, Link, Program
-from tinydiff_kernels.compiled.trace import Trace, Value
+from tinydiff_kernels.compiled.trace import Step, Trace, Value
 from tinydiff_kernels.compiled.weights import PackedWeights
 from tinydiff_kernels.operations import Operation
 from tinydiff_kernels.rows import Array, Grid
@@ -79,6 +79,7 @@ class Builder:
         self._shown: dict[int, tuple[Buffer, Value]] = {}
         self._known: dict[int, Activation] = {}
         self._outside = self._known
+        self._makers = {step.output.number: step for step in trace.steps}
         for index, (value, _) in enumerate(trace.inputs):
             self._known[value.number] = Activation(value, Buffer("input", Lifetime(0, 0, 0), index))
         self._places = {v.number: Buffer("output", Lifetime(0, 0, 0), index) for index, v in enumerate(outputs)}
@@ -134,6 +135,10 @@ class Builder:
         if key not in forms:
             forms[key] = make()
         return forms[key]
+
+    def maker(self, value: Value) -> Step | None:
+        """The step that makes a value; None where it comes from outside."""
+        return self._makers.get(value.number)
 
     # ---- strips --------------------------------------------------------------------------------------------
 
