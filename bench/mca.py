@@ -50,6 +50,8 @@ CASES = (
     Case("matmul_f32", "neon", "fmla", ("cortex-a53", "cortex-a55", "cortex-a76", "neoverse-n1", "cortex-a710")),
     Case("matmul_f16", "neon", "fmla", ("cortex-a53", "cortex-a55", "cortex-a76", "neoverse-n1", "cortex-a710")),
     Case("attention_f32", "neon", "fmla", ("cortex-a55", "cortex-a76", "neoverse-n1", "cortex-a710")),
+    Case("attention_i8", "dotprod", "sdot", ("cortex-a55", "cortex-a76", "neoverse-n1", "cortex-a710")),
+    Case("attention_i8", "neon", "smull2?|smlal2?", ("cortex-a53", "cortex-a57")),
 )
 
 

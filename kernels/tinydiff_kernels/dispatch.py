@@ -117,7 +117,8 @@ KERNELS: dict[str, dict[str, str]] = {
     },
     "keys_i8": {"generic": "tinydiff_kernels.attention.keys_i8:keys_i8"},
     "attention_i8": {
-        "neon": _ATTENTION_I8 + "_signed",
+        "dotprod": _ATTENTION_I8 + "_lanes",
+        "neon": _ATTENTION_I8 + "_narrow",
         "avx512vnni": _ATTENTION_I8 + "_wide",
         "avxvnni": _ATTENTION_I8,
         "avx2": _ATTENTION_I8 + "_pairs",

@@ -174,10 +174,10 @@ def test_the_workspace_is_as_large_as_it_says_and_needs_no_preparation() -> None
 
 def test_the_workspace_grows_with_tokens_and_not_with_their_square() -> None:
     def space(tokens: int) -> int:
-        return descriptor_i8.workspace_bytes(descriptor_i8.Shape(1, 8, tokens, tokens, 40, 40), 2)
+        return descriptor_i8.workspace_bytes(descriptor_i8.Shape(1, 8, tokens, tokens, 48, 48), 2)
 
-    assert space(16384) - space(4096) == 8 * 2 * 40 * (16384 - 4096)  # a byte a channel, of keys and of values
-    assert space(4096) < 2 * 8 * 4096 * 40 + 400_000
+    assert space(12288) - space(3072) == 8 * 2 * 48 * (12288 - 3072)  # a byte a channel, of keys and of values
+    assert space(3072) < 2 * 8 * 3072 * 48 + 500_000
 
 
 @pytest.mark.parametrize("size", [1e-4, 1e4, -1e4, 1e30])

@@ -21,8 +21,10 @@ the same with a sign (sdot) and without (vpdpbusd). So no path corrects anything
 
 `keys_i8` prepares keys and values of each head once, in the workspace; `attention_i8` reads them there:
 
-    K   [keys, groups, 4]                  four channels of a key in four bytes; zeros up to whole groups
-    V   [key groups, value width, 4]       four keys of a channel in four bytes; zeros beyond the last key
+    K   [keys / 6, groups, 6, 4]       four channels of a key in four bytes, of six keys side by side; zeros beyond the
+                                       last channel, the last key again beyond it
+    V   [keys / 4, result rows, 4]     four keys of a channel in four bytes; zeros beyond the last key, anything beyond
+                                       the last channel
 """
 
 from __future__ import annotations
@@ -74,8 +76,8 @@ class Shape(d.Shape):
     def prepared(self) -> dict[int, int]:
         """Field -> place in what is prepared of a head; of PREPARED_BYTES, the end."""
         sizes = {
-            VALUES: 4 * self.keys * self.groups,
-            KEY_SCALES: 4 * -(-self.keys // 4) * self.value_width,
+            VALUES: 24 * -(-self.keys // d.ROW_TILE) * self.groups,
+            KEY_SCALES: 4 * -(-self.keys // 4) * self.result_rows,
             KEY_LOWS: 16 * self.groups,
             KEY_INVERSES: 16 * self.groups,
             VALUE_SCALES: 16 * self.groups,

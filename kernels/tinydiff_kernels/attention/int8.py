@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinydiff_kernels.attention import descriptor as d
+from tinydiff_kernels.attention import tile_i8_lanes, tile_i8_pairs
 from tinydiff_kernels.attention.descriptor_i8 import (
     GROUPS,
     KEY_SCALES,
@@ -30,7 +31,6 @@ from tinydiff_kernels.attention.queries import nothing, store_rows
 from tinydiff_kernels.attention.queries_i8 import load_queries
 from tinydiff_kernels.attention.softmax_i8 import LOWEST, adder, scorer, total_of_signed, total_of_unsigned, weigher
 from tinydiff_kernels.attention.tile_i8 import (
-    all_signed,
     key_pairs,
     keys_unsigned,
     six_rows,
@@ -44,6 +44,7 @@ from tinydiff_kernels.simd import (
     f32,
     fetch_add,
     fma,
+    i8x64,
     i64,
     load,
     load_acquire,
@@ -86,11 +87,11 @@ def kernel_of(lanes: int, key_rows: Function, value_rows: Function, total_of: Fu
     @composed(nothing)
     def add_keys(desc: int, prepared: int, start: int, keys: int, lane: int, scratch: int) -> None:
         """A block of keys from number `start`, for a vector of queries."""
-        groups, value_width = load(i64, desc, GROUPS), load(i64, desc, d.VALUE_WIDTH)
+        groups, rows = load(i64, desc, GROUPS), load(i64, desc, d.RESULT_ROWS)
         scores, results = scratch + load(i64, desc, d.SCORES), scratch + load(i64, desc, d.RESULTS)
         tops, sums = scratch + load(i64, desc, d.TOPS), scratch + load(i64, desc, d.SUMS)
         scale = load(floats, scratch + load(i64, desc, QUERY_SCALES), 4 * lane)
-        here = score_keys(prepared + 4 * groups * start, 4 * groups, keys, groups, scratch + 4 * groups * lane, scores)
+        here = score_keys(prepared + 4 * groups * start, keys, groups, scratch + 4 * groups * lane, scores)
         earlier = load(kind, tops, 4 * lane)
         top = maximum(here, earlier)
         before = exp2_of_negative(to_float(earlier - top) * scale)
@@ -98,9 +99,8 @@ def kernel_of(lanes: int, key_rows: Function, value_rows: Function, total_of: Fu
         total = to_float(weigh_keys(keys, here, scale, scores))
         store(tops, 4 * lane, top)
         store(sums, 4 * lane, fma(load(floats, sums, 4 * lane), before, total * now))
-        values = prepared + load(i64, desc, VALUES) + value_width * start
-        place = results + 4 * load(i64, desc, d.RESULT_ROWS) * lane
-        add_values(values, (keys + 3) // 4, value_width, before, now, scores, place)
+        values = prepared + load(i64, desc, VALUES) + rows * start
+        add_values(values, (keys + 3) // 4, rows, before, now, scores, results + 4 * rows * lane)
 
     @composed(nothing)
     def finish(desc: int, out: int, count: int, prepared: int, scratch: int) -> None:
@@ -165,14 +165,14 @@ def pairs_kernel(lanes: int) -> Callable[..., None]:
     return kernel_of(lanes, key_rows, value_rows, total_of_unsigned(unsigned, signed))
 
 
-def signed_kernel(lanes: int) -> Callable[..., None]:
-    """For sdot."""
-    kind, signed = vector("i32", lanes), vector("i8", 4 * lanes)
-    rows = six_rows(kind, 4 * lanes, all_signed(signed))
-    return kernel_of(lanes, rows, rows, total_of_signed(signed))
+def sixteen_bit_kernel(lanes: int) -> Callable[..., None]:
+    """For smull and smlal."""
+    rows = tile_i8_pairs.six_rows(lanes)
+    return kernel_of(lanes, rows, rows, total_of_signed(vector("i8", 4 * lanes)))
 
 
 attention_i8 = wide_kernel(16)
 attention_i8_pairs = pairs_kernel(16)
 attention_i8_wide = wide_kernel(64)
-attention_i8_signed = signed_kernel(16)
+attention_i8_lanes = kernel_of(16, tile_i8_lanes.six_rows, tile_i8_lanes.six_rows, total_of_signed(i8x64))
+attention_i8_narrow = sixteen_bit_kernel(8)

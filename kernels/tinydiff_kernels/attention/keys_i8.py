@@ -79,10 +79,21 @@ def write(address: int, offset: int, x: Vector, whole: bool) -> None:
 def column(x: int, stride: int, rows: int, whole: bool) -> Any:
     """Half of the smallest and of the largest value of four channels (twice could be infinite), and 0 or NaN."""
     low = high = read(x, 0, whole)
-    bad = zero(f32x4)
-    for _ in range(rows):
+    bad, none = zero(f32x4), zero(f32x4)
+    for _ in range(rows // 4):  # so that one operation on each result waits for the last one, not four
+        y0, y1, y2, y3 = (
+            read(x, 0, whole),
+            read(x, stride, whole),
+            read(x, 2 * stride, whole),
+            read(x, 3 * stride, whole),
+        )
+        low = minimum(minimum(minimum(y0, y1), minimum(y2, y3)), low)
+        high = maximum(maximum(maximum(y0, y1), maximum(y2, y3)), high)
+        bad = bad + (fma(y0, none, y1 * none) + fma(y2, none, y3 * none))
+        x += 4 * stride
+    for _ in range(rows % 4):
         y = read(x, 0, whole)
-        low, high, bad = minimum(y, low), maximum(y, high), fma(y, zero(f32x4), bad)
+        low, high, bad = minimum(y, low), maximum(y, high), fma(y, none, bad)
         x += stride
     half = splat(f32x4, 0.5)
     return low * half, high * half, bad
@@ -127,21 +138,20 @@ def key_steps(k: int, low: int, inverse: int, offset: int, whole: bool) -> Vecto
 
 @composed(nothing)
 def prepare_keys(desc: int, cancel: int, k: int, stride: int, keys: int, head: int) -> None:
-    width, row = load(i64, desc, d.WIDTH), 4 * load(i64, desc, GROUPS)
+    width, groups = load(i64, desc, d.WIDTH), load(i64, desc, GROUPS)
     key_ranges(desc, k, stride, keys, head)
     low, inverse = head + load(i64, desc, KEY_LOWS), head + load(i64, desc, KEY_INVERSES)
     whole = width // 4 * 4
-    for j in range(keys):
+    for j in range((keys + 5) // 6 * 6):
         if j % CANCEL_KEYS == 0 and load_acquire(cancel) != 0:
             return
+        row, to = k + stride * min(j, keys - 1), head + 4 * groups * (j // 6 * 6) + 4 * (j % 6)
         for c in range(0, whole, 4):
-            store(head, c, narrow(u8x4, key_steps(k, low, inverse, 4 * c, True)))
+            store(to, 6 * c, narrow(u8x4, key_steps(row, low, inverse, 4 * c, True)))
+        if whole < width:
+            store(to, 6 * whole, zero(u8x4))
         for c in range(whole, width):
-            store(head, c, u8(get_lane(key_steps(k, low, inverse, 4 * c, False), 0)))
-        for c in range(width, row):
-            store(head, c, u8(0))
-        k += stride
-        head += row
+            store(to, 5 * whole + c, u8(get_lane(key_steps(row, low, inverse, 4 * c, False), 0)))
 
 
 @composed(nothing)
@@ -192,7 +202,7 @@ def prepare_values(desc: int, cancel: int, v: int, stride: int, keys: int, head:
             write(target, 4 * c, bit_and(four, mask), whole)
             c += 4 if whole else 1
         v += 4 * stride
-        target += 4 * width
+        target += 4 * load(i64, desc, d.RESULT_ROWS)
 
 
 def keys_i8(desc: int, counter: int, cancel: int) -> None:

@@ -49,13 +49,13 @@ def weight_bits(x: Vector) -> Vector:
 
 
 def scorer(kind: Any, size: int, rows: Function) -> Function:
-    """`score_keys(k, stride, keys, groups, queries, scores)`: scores[j, :] = k[j] . queries, the largest of each."""
+    """`score_keys(k, keys, groups, queries, scores)`: scores[j, :] = k[j] . queries, the largest of each."""
 
     @composed(lambda *_: kind)
-    def score_keys(k: int, stride: int, keys: int, groups: int, queries: int, scores: int) -> Vector:
+    def score_keys(k: int, keys: int, groups: int, queries: int, scores: int) -> Vector:
         top = splat(kind, LOWEST)
         for j in range(0, keys, 6):
-            c0, c1, c2, c3, c4, c5 = rows(k + stride * j, stride, keys - 1 - j, 4, groups, queries)
+            c0, c1, c2, c3, c4, c5 = rows(k + 4 * groups * j, 24, groups, queries)
             to = scores + size * j
             store(to, 0, c0)
             store(to, size, c1)
@@ -95,7 +95,7 @@ def weigher(kind: Any, size: int, total_of: Function) -> Function:
 
 
 def adder(floats: Any, size: int, rows: Function) -> Function:
-    """`add_values(v, keys, width, before, now, weights, results)`:
+    """`add_values(v, groups, rows, before, now, weights, results)`:
 
     results[c, :] = results[c, :] * before + now * sum over groups of four keys of v[group, c] . weights[group, :]."""
 
@@ -104,9 +104,9 @@ def adder(floats: Any, size: int, rows: Function) -> Function:
         return fma(old, before, to_float(new) * now)
 
     @composed(nothing)
-    def add_values(v: int, groups: int, width: int, before: Vector, now: Vector, weights: int, results: int) -> None:
-        for c in range(0, width, 6):
-            c0, c1, c2, c3, c4, c5 = rows(v + 4 * c, 4, width - 1 - c, 4 * width, groups, weights)
+    def add_values(v: int, groups: int, height: int, before: Vector, now: Vector, weights: int, results: int) -> None:
+        for c in range(0, height, 6):
+            c0, c1, c2, c3, c4, c5 = rows(v + 4 * c, 4 * height, groups, weights)
             to = results + size * c
             store(to, 0, joined(load(floats, to, 0), before, now, c0))
             store(to, size, joined(load(floats, to, size), before, now, c1))

@@ -11,117 +11,97 @@ from collections.abc import Callable
 from typing import Any
 
 from tinydiff_kernels._numba import types
-from tinydiff_kernels.simd import Vector, add_pairs, composed, dot, dot_limited, load, load_group, pair_products, zero
+from tinydiff_kernels.simd import (
+    Vector,
+    add_pairs,
+    composed,
+    dot_limited,
+    load,
+    load_group,
+    pair_products,
+    zero,
+)
 
 Function = Callable[..., Any]
 
 
 def keys_unsigned(unsigned: Any, signed: Any) -> Function:
-    """`multiply(sums, a, at, b)`: four channels of one key times those of the queries."""
+    """`multiply(sums, a, b)`: four channels of one key times those of the queries."""
 
     @composed(lambda sums, *_: sums)
-    def multiply(sums: Vector, a: int, at: int, b: int) -> Vector:
-        return dot_limited(sums, load_group(unsigned, a, at), load(signed, b, 0))
+    def multiply(sums: Vector, a: int, b: int) -> Vector:
+        return dot_limited(sums, load_group(unsigned, a, 0), load(signed, b, 0))
 
     return multiply
 
 
 def weights_unsigned(unsigned: Any, signed: Any) -> Function:
-    """`multiply(sums, a, at, b)`: four keys' values in one channel times the queries' weights of them."""
+    """`multiply(sums, a, b)`: four keys' values in one channel times the queries' weights of them."""
 
     @composed(lambda sums, *_: sums)
-    def multiply(sums: Vector, a: int, at: int, b: int) -> Vector:
-        return dot_limited(sums, load(unsigned, b, 0), load_group(signed, a, at))
+    def multiply(sums: Vector, a: int, b: int) -> Vector:
+        return dot_limited(sums, load(unsigned, b, 0), load_group(signed, a, 0))
 
     return multiply
 
 
-def all_signed(signed: Any) -> Function:
-    """`multiply(sums, a, at, b)`: either, on ARM."""
+def six_rows(kind: Any, size: int, multiply: Function) -> Function:
+    """`rows(a, step, depth, b)`: sums over k of a[k, r] * b[k, :] for r = 0 to 5.
 
-    @composed(lambda sums, *_: sums)
-    def multiply(sums: Vector, a: int, at: int, b: int) -> Vector:
-        return dot(sums, load_group(signed, a, at), load(signed, b, 0))
-
-    return multiply
-
-
-def key_pairs(unsigned: Any, signed: Any, size: int) -> Function:
-    """`multiply(sums, a, at, step, b)`: `keys_unsigned` of two groups, whose sums fit 16 bits."""
-
-    @composed(lambda sums, *_: sums)
-    def multiply(sums: Vector, a: int, at: int, step: int, b: int) -> Vector:
-        first = pair_products(load_group(unsigned, a, at), load(signed, b, 0))
-        return add_pairs(sums, first + pair_products(load_group(unsigned, a, at + step), load(signed, b, size)))
-
-    return multiply
-
-
-def value_pairs(unsigned: Any, signed: Any, size: int) -> Function:
-    """`multiply(sums, a, at, step, b)`: `weights_unsigned` of two groups."""
-
-    @composed(lambda sums, *_: sums)
-    def multiply(sums: Vector, a: int, at: int, step: int, b: int) -> Vector:
-        first = pair_products(load(unsigned, b, 0), load_group(signed, a, at))
-        return add_pairs(sums, first + pair_products(load(unsigned, b, size), load_group(signed, a, at + step)))
-
-    return multiply
-
-
-def six_rows_of_pairs(kind: Any, size: int, pairs: Function, multiply: Function) -> Function:
-    """`six_rows` two groups at a time, an odd last one by itself."""
+    a[k, r] are the four bytes at a + k * step + 4 * r; b is vectors of `size` bytes one after the other.
+    """
 
     @composed(lambda *_: types.UniTuple(kind, 6))
-    def rows(a: int, row: int, last: int, step: int, depth: int, b: int) -> tuple[Vector, ...]:
-        a0, a1, a2 = a, a + row * min(1, last), a + row * min(2, last)
-        a3, a4, a5 = a + row * min(3, last), a + row * min(4, last), a + row * min(5, last)
+    def rows(a: int, step: int, depth: int, b: int) -> tuple[Vector, ...]:
         c0, c1, c2 = zero(kind), zero(kind), zero(kind)
         c3, c4, c5 = zero(kind), zero(kind), zero(kind)
-        at = 0
-        for _ in range(depth // 2):
-            c0 = pairs(c0, a0, at, step, b)
-            c1 = pairs(c1, a1, at, step, b)
-            c2 = pairs(c2, a2, at, step, b)
-            c3 = pairs(c3, a3, at, step, b)
-            c4 = pairs(c4, a4, at, step, b)
-            c5 = pairs(c5, a5, at, step, b)
-            at += 2 * step
-            b += 2 * size
-        if depth % 2 == 1:
-            c0 = multiply(c0, a0, at, b)
-            c1 = multiply(c1, a1, at, b)
-            c2 = multiply(c2, a2, at, b)
-            c3 = multiply(c3, a3, at, b)
-            c4 = multiply(c4, a4, at, b)
-            c5 = multiply(c5, a5, at, b)
+        for _ in range(depth):
+            c0, c1, c2 = multiply(c0, a, b), multiply(c1, a + 4, b), multiply(c2, a + 8, b)
+            c3, c4, c5 = multiply(c3, a + 12, b), multiply(c4, a + 16, b), multiply(c5, a + 20, b)
+            a += step
+            b += size
         return c0, c1, c2, c3, c4, c5
 
     return rows
 
 
-def six_rows(kind: Any, size: int, multiply: Function) -> Function:
-    """`rows(a, row, last, step, depth, b)`: sums over k of a[r, k] * b[k, :] for r = 0 to 5.
+def key_pairs(unsigned: Any, signed: Any, size: int) -> Function:
+    """`multiply(sums, a, step, b)`: `keys_unsigned` of two groups, whose sums fit 16 bits."""
 
-    a[r, k] are the four bytes at a + r * row + k * step; b is vectors of `size` bytes one after the other. Rows after
-    `last` are the last one again, so that nothing beyond it is read.
-    """
+    @composed(lambda sums, *_: sums)
+    def multiply(sums: Vector, a: int, step: int, b: int) -> Vector:
+        first = pair_products(load_group(unsigned, a, 0), load(signed, b, 0))
+        return add_pairs(sums, first + pair_products(load_group(unsigned, a, step), load(signed, b, size)))
+
+    return multiply
+
+
+def value_pairs(unsigned: Any, signed: Any, size: int) -> Function:
+    """`multiply(sums, a, step, b)`: `weights_unsigned` of two groups."""
+
+    @composed(lambda sums, *_: sums)
+    def multiply(sums: Vector, a: int, step: int, b: int) -> Vector:
+        first = pair_products(load(unsigned, b, 0), load_group(signed, a, 0))
+        return add_pairs(sums, first + pair_products(load(unsigned, b, size), load_group(signed, a, step)))
+
+    return multiply
+
+
+def six_rows_of_pairs(kind: Any, size: int, pairs: Function, one: Function) -> Function:
+    """`six_rows` two groups at a time, an odd last one by itself."""
 
     @composed(lambda *_: types.UniTuple(kind, 6))
-    def rows(a: int, row: int, last: int, step: int, depth: int, b: int) -> tuple[Vector, ...]:
-        a0, a1, a2 = a, a + row * min(1, last), a + row * min(2, last)
-        a3, a4, a5 = a + row * min(3, last), a + row * min(4, last), a + row * min(5, last)
+    def rows(a: int, step: int, depth: int, b: int) -> tuple[Vector, ...]:
         c0, c1, c2 = zero(kind), zero(kind), zero(kind)
         c3, c4, c5 = zero(kind), zero(kind), zero(kind)
-        at = 0
-        for _ in range(depth):
-            c0 = multiply(c0, a0, at, b)
-            c1 = multiply(c1, a1, at, b)
-            c2 = multiply(c2, a2, at, b)
-            c3 = multiply(c3, a3, at, b)
-            c4 = multiply(c4, a4, at, b)
-            c5 = multiply(c5, a5, at, b)
-            at += step
-            b += size
+        for _ in range(depth // 2):
+            c0, c1, c2 = pairs(c0, a, step, b), pairs(c1, a + 4, step, b), pairs(c2, a + 8, step, b)
+            c3, c4, c5 = pairs(c3, a + 12, step, b), pairs(c4, a + 16, step, b), pairs(c5, a + 20, step, b)
+            a += 2 * step
+            b += 2 * size
+        if depth % 2 == 1:
+            c0, c1, c2 = one(c0, a, b), one(c1, a + 4, b), one(c2, a + 8, b)
+            c3, c4, c5 = one(c3, a + 12, b), one(c4, a + 16, b), one(c5, a + 20, b)
         return c0, c1, c2, c3, c4, c5
 
     return rows
