@@ -115,6 +115,7 @@ class DenoiserTraining:
         ]
         self.parameters = [*unet.parameters(), *words]
         self.meaning: Meaning | None = None  # set to keep the text encoder near its teacher
+        self.rate = 1.0  # the learning rate, relative; less where good weights are gone on from
         self.average = Average(self.parameters)
         self.step, self.spent, self.loss, self.samples = 0, 0.0, 1.0, 0
         if self.checkpoint.exists():
@@ -146,7 +147,7 @@ class DenoiserTraining:
 
     def set_rates(self, fraction: float) -> None:
         """Learning rates at a moment of the budget."""
-        rate = LEARNING_RATE * min(1, (self.step + 1) / 200, (1 - fraction) / (1 - CONSTANT_UNTIL))
+        rate = self.rate * LEARNING_RATE * min(1, (self.step + 1) / 200, (1 - fraction) / (1 - CONSTANT_UNTIL))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("relative", 1.0)
