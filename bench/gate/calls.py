@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinydiff_kernels.attention import call as attention
+from tinydiff_kernels.attention import call_i8 as attention_i8
 from tinydiff_kernels.call import run
 from tinydiff_kernels.elementwise import descriptor as elementwise
 from tinydiff_kernels.matmul import call as matmul
@@ -46,6 +47,8 @@ def all_calls(kernels: Mapping[str, Kernel], *, signed: bool) -> Iterator[tuple[
             yield from _matmuls(kernels[name], kind)
     if "attention_f32" in kernels:
         yield from _attention(kernels["attention_f32"])
+    if {"keys_i8", "attention_i8"} <= set(kernels):
+        yield from _attention_i8(kernels["keys_i8"], kernels["attention_i8"])
     if {"norm_stats", "norm_fold", "norm_apply"} <= set(kernels):
         yield from _group_norms(kernels, FLIP * signed)
     if "rows_norm" in kernels:
@@ -102,6 +105,11 @@ def _attention(kernel: Kernel) -> Iterator[tuple[str, Call]]:
     yield "self", lambda: attention.attention(kernel, q, q, q, 1, 2, threads=1)
     yield "cross", lambda: attention.attention(kernel, q, text, text, 1, 2, threads=1)
     yield "causal", lambda: attention.attention(kernel, small, small, small, 1, 2, causal=True, threads=1)
+
+
+def _attention_i8(keys: Kernel, kernel: Kernel) -> Iterator[tuple[str, Call]]:
+    q = numbers(256, 2 * 40)
+    yield "self", lambda: attention_i8.attention(keys, kernel, q, q, q, 1, 2, threads=1)
 
 
 def _group_norms(kernels: Mapping[str, Kernel], flip: int) -> Iterator[tuple[str, Call]]:

@@ -29,7 +29,7 @@ def test_profiles(key: str) -> None:
     assert device.cores >= 1
     assert device.assumptions
     assert all(source["url"].startswith("http") and source["what"] for source in (*device.sources, *device.published))
-    for kernel in ("matmul_f32", "matmul_f16", "matmul_i8", "matmul_i4", "attention_f32"):
+    for kernel in ("matmul_f32", "matmul_f16", "matmul_i8", "matmul_i4", "attention_f32", "attention_i8"):
         assert predict.arithmetic(kernel, 1e9, device) > 0
         assert predict.beside(kernel, device.path) >= 0
     for kernel in predict.MOVERS:

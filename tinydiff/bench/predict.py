@@ -52,6 +52,7 @@ MOVERS = {  # kernel -> call of the gate, numbers that it moved in the unit of `
     "norm_apply": ("group norm, quantised", 400 * 160),
     "rows_norm": ("layer norm, quantised", 200 * 320),
     "elementwise": ("pixels", 100 * 320),
+    "keys_i8": ("self", 2 * 256 * 80),
 }
 WIDER = {"avx512vnni": ("avx2", 0.6)}  # paths that no emulator counts: those of another, times what wider vectors save
 
