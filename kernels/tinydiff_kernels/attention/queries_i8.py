@@ -39,7 +39,7 @@ LARGEST = 63.0
 
 @composed(lambda *_arguments: f32x4)
 def scaled(q: int, key_scales: int, offset: int, factor: Vector, whole: bool) -> Vector:
-    return read(q, offset, whole) * factor * read(key_scales, offset, whole)
+    return read(f32x4, q, offset, whole) * factor * read(f32x4, key_scales, offset, whole)
 
 
 @composed(lambda *_arguments: f32)
