@@ -1,4 +1,5 @@
-"""Attention in float32 against torch's scaled_dot_product_attention, interleaved, medians. torch is optional.
+"""Attention in float32, in 8-bit integers, and torch's scaled_dot_product_attention, interleaved, medians. torch is
+optional.
 
     python bench/attention.py TOKENS HEADS WIDTH THREADS [KEYS]
 
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tinydiff_kernels import _jit, cpu, dispatch, pool, words
+from tinydiff_kernels.attention import descriptor_i8 as d8
 from tinydiff_kernels.attention.descriptor import WORDS, Shape, Strides, attention_fields, workspace_bytes
 
 ROUNDS = 9
@@ -38,6 +40,25 @@ def our_side(q: Any, k: Any, v: Any, heads: int, threads: int) -> Callable[[], A
 
     def run(_operands: Any = fields) -> Any:  # keeps the arrays that the descriptor points to
         pool.run(kernel, descriptor, threads=threads)
+        return out
+
+    return run
+
+
+def integer_side(q: Any, k: Any, v: Any, heads: int, threads: int) -> Callable[[], Any]:
+    """The same in 8-bit integers: keys and values are prepared in every call, as in a network."""
+    shape = d8.Shape(1, heads, len(q), len(k), q.shape[1] // heads, v.shape[1] // heads)
+    room, out = np.zeros(d8.workspace_bytes(shape, threads) + 64, np.uint8), np.empty_like(q)
+    workspace, whole = room[-room.ctypes.data % 64 :], heads * shape.prepared[d8.PREPARED_BYTES]
+    strides = Strides(*(x.strides[0] for x in (q, k, v, out)))
+    fields = d8.attention_fields(
+        shape, q=q, k=k, v=v, output=out, strides=strides, prepared=workspace[:whole], scratch=workspace[whole:]
+    )
+    descriptor, kernels = words.filled(d8.WORDS, fields), [dispatch.kernel(n) for n in ("keys_i8", "attention_i8")]
+
+    def run(_operands: Any = fields) -> Any:
+        for kernel in kernels:
+            pool.run(kernel, descriptor, threads=threads)
         return out
 
     return run
@@ -69,7 +90,7 @@ def medians(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
 def main(tokens: int, heads: int, width: int, threads: int, keys: int) -> None:
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(0, 1, (rows, heads * width)).astype(np.float32) for rows in (tokens, keys, keys))
-    sides = {"tinydiff": our_side(q, k, v, heads, threads)}
+    sides = {"tinydiff": our_side(q, k, v, heads, threads), "integers": integer_side(q, k, v, heads, threads)}
     other = torch_side(q, k, v, heads, threads)
     if other is not None:
         sides["torch"] = other
@@ -84,6 +105,7 @@ def main(tokens: int, heads: int, width: int, threads: int, keys: int) -> None:
     )
     for name, milliseconds in found.items():
         print(f"{name}: {milliseconds:.2f} ms, {flops / milliseconds / 1e6:.0f} GFLOP/s")
+    print(f"integers against float32: {found['tinydiff'] / found['integers']:.2f}")
     if other is not None:
         print(f"ratio: {found['torch'] / found['tinydiff']:.2f}")
 

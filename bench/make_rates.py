@@ -85,9 +85,7 @@ def all_products(loop: list[str]) -> int:
 
 def hot(assembly: str, arch: str) -> list[str]:
     """The innermost loop that is densest in products: polynomials of epilogues multiply too, and do other things."""
-    return max(
-        loops(assembly, "//" if arch == "aarch64" else "#"), key=lambda loop: all_products(loop) / len(loop)
-    )
+    return max(loops(assembly, "//" if arch == "aarch64" else "#"), key=lambda loop: all_products(loop) / len(loop))
 
 
 def cycles(arch: str, core: str, features: str, loop: list[str]) -> float:

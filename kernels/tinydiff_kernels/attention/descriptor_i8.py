@@ -70,7 +70,7 @@ class Shape(d.Shape):
         for field, rows_before in sizes.items():
             end += 4 * self.block_queries * rows_before
             places[field] = end
-        return {**places, d.SCRATCH_BYTES: end + 4 * d.KEY_BLOCK * d.WIDEST}
+        return {**places, d.SCRATCH_BYTES: end + 4 * (d.KEY_BLOCK + 2) * d.WIDEST}  # largest and sums too
 
     @property
     def prepared(self) -> dict[int, int]:

@@ -44,7 +44,6 @@ from tinydiff_kernels.simd import (
     f32,
     fetch_add,
     fma,
-    i8x64,
     i64,
     load,
     load_acquire,
@@ -60,11 +59,10 @@ from tinydiff_kernels.simd import (
 Function = Callable[..., Any]
 
 
-def kernel_of(lanes: int, key_rows: Function, value_rows: Function, total_of: Function) -> Callable[..., None]:
+def kernel_of(lanes: int, key_rows: Function, value_rows: Function, weigh_keys: Function) -> Callable[..., None]:
     """The kernel with vectors of so many queries; how they multiply is `tile_i8.py`'s."""
     floats, kind, size = vector("f32", lanes), vector("i32", lanes), 4 * lanes
     score_keys = scorer(kind, size, key_rows)
-    weigh_keys = weigher(kind, size, total_of)
     add_values = adder(floats, size, value_rows)
 
     @composed(nothing)
@@ -90,13 +88,16 @@ def kernel_of(lanes: int, key_rows: Function, value_rows: Function, total_of: Fu
         groups, rows = load(i64, desc, GROUPS), load(i64, desc, d.RESULT_ROWS)
         scores, results = scratch + load(i64, desc, d.SCORES), scratch + load(i64, desc, d.RESULTS)
         tops, sums = scratch + load(i64, desc, d.TOPS), scratch + load(i64, desc, d.SUMS)
-        scale = load(floats, scratch + load(i64, desc, QUERY_SCALES), 4 * lane)
+        scales = scratch + load(i64, desc, QUERY_SCALES)
+        scale = load(floats, scales, 4 * lane)
         here = score_keys(prepared + 4 * groups * start, keys, groups, scratch + 4 * groups * lane, scores)
         earlier = load(kind, tops, 4 * lane)
         top = maximum(here, earlier)
         before = exp2_of_negative(to_float(earlier - top) * scale)
         now = exp2_of_negative(to_float(here - top) * scale)
-        total = to_float(weigh_keys(keys, here, scale, scores))
+        store(scores, d.KEY_BLOCK * size, here)
+        weigh_keys(keys, scores + d.KEY_BLOCK * size, scales + 4 * lane, scores, scores + (d.KEY_BLOCK + 1) * size)
+        total = to_float(load(kind, scores, (d.KEY_BLOCK + 1) * size))
         store(tops, 4 * lane, top)
         store(sums, 4 * lane, fma(load(floats, sums, 4 * lane), before, total * now))
         values = prepared + load(i64, desc, VALUES) + rows * start
@@ -149,30 +150,35 @@ def kernel_of(lanes: int, key_rows: Function, value_rows: Function, total_of: Fu
     return attention
 
 
-def wide_kernel(lanes: int) -> Callable[..., None]:
+def wide_kernel(lanes: int, part: int) -> Callable[..., None]:
     """For vpdpbusd."""
     kind, unsigned, signed = vector("i32", lanes), vector("u8", 4 * lanes), vector("i8", 4 * lanes)
     key_rows = six_rows(kind, 4 * lanes, keys_unsigned(unsigned, signed))
     value_rows = six_rows(kind, 4 * lanes, weights_unsigned(unsigned, signed))
-    return kernel_of(lanes, key_rows, value_rows, total_of_unsigned(unsigned, signed))
+    return kernel_of(lanes, key_rows, value_rows, unsigned_weigher(lanes, part))
 
 
-def pairs_kernel(lanes: int) -> Callable[..., None]:
+def pairs_kernel(lanes: int, part: int) -> Callable[..., None]:
     """For vpmaddubsw."""
     kind, size, unsigned, signed = vector("i32", lanes), 4 * lanes, vector("u8", 4 * lanes), vector("i8", 4 * lanes)
     key_rows = six_rows_of_pairs(kind, size, key_pairs(unsigned, signed, size), keys_unsigned(unsigned, signed))
     value_rows = six_rows_of_pairs(kind, size, value_pairs(unsigned, signed, size), weights_unsigned(unsigned, signed))
-    return kernel_of(lanes, key_rows, value_rows, total_of_unsigned(unsigned, signed))
+    return kernel_of(lanes, key_rows, value_rows, unsigned_weigher(lanes, part))
 
 
-def sixteen_bit_kernel(lanes: int) -> Callable[..., None]:
-    """For smull and smlal."""
-    rows = tile_i8_pairs.six_rows(lanes)
-    return kernel_of(lanes, rows, rows, total_of_signed(vector("i8", 4 * lanes)))
+def unsigned_weigher(lanes: int, part: int) -> Function:
+    totals = total_of_unsigned(vector("u8", 4 * part), vector("i8", 4 * part))
+    return weigher(4 * lanes, vector("f32", part), totals)
 
 
-attention_i8 = wide_kernel(16)
-attention_i8_pairs = pairs_kernel(16)
-attention_i8_wide = wide_kernel(64)
-attention_i8_lanes = kernel_of(16, tile_i8_lanes.six_rows, tile_i8_lanes.six_rows, total_of_signed(i8x64))
-attention_i8_narrow = sixteen_bit_kernel(8)
+def signed_kernel(lanes: int, part: int, rows: Function) -> Callable[..., None]:
+    """For sdot, or smull and smlal."""
+    weigh_keys = weigher(4 * lanes, vector("f32", part), total_of_signed(vector("i8", 4 * part)))
+    return kernel_of(lanes, rows, rows, weigh_keys)
+
+
+attention_i8 = wide_kernel(16, 8)
+attention_i8_pairs = pairs_kernel(16, 8)
+attention_i8_wide = wide_kernel(64, 32)
+attention_i8_lanes = signed_kernel(16, 8, tile_i8_lanes.six_rows)
+attention_i8_narrow = signed_kernel(8, 8, tile_i8_pairs.six_rows(8))

@@ -23,6 +23,7 @@ from tinydiff_kernels.simd import (
     splat,
     store,
     to_float,
+    vector,
     zero,
 )
 
@@ -69,27 +70,34 @@ def scorer(kind: Any, size: int, rows: Function) -> Function:
     return score_keys
 
 
-def weigher(kind: Any, size: int, total_of: Function) -> Function:
-    """`weigh_keys(keys, top, scale, scores)`: scores become weights, those of four keys in four bytes, in place; their
-    sum. The last four bytes are 0 where there is no key."""
+def weigher(size: int, floats: Any, total_of: Function) -> Function:
+    """`weigh_keys(keys, tops, scales, scores, totals)`: scores become weights, those of four keys in four bytes, in
+    place; their sums. The last four bytes are 0 where there is no key.
 
-    @composed(lambda keys, top, *_: kind)
-    def weigh_keys(keys: int, top: Vector, scale: Vector, scores: int) -> Vector:
-        total = zero(kind)
-        weights = scores
-        for j in range(0, keys, 4):
-            w0 = bits_of(weight_bits(to_float(load(kind, scores, 0) - top) * scale))
-            w1 = bits_of(weight_bits(to_float(load(kind, scores, size) - top) * scale))
-            w2 = bits_of(weight_bits(to_float(load(kind, scores, 2 * size) - top) * scale))
-            w3 = bits_of(weight_bits(to_float(load(kind, scores, 3 * size) - top) * scale))
-            four = (w0 + shift_left(w1, 8)) + (shift_left(w2, 16) + shift_left(w3, 24)) - splat(kind, FOUR_ROUNDERS)
-            if keys - j < 4:
-                four = bit_and(four, splat(kind, (1 << 8 * (keys - j)) - 1))
-            store(weights, 0, four)
-            total = total_of(total, four)
-            weights += size
-            scores += 4 * size
-        return total
+    Of rows of `size` bytes so many queries at a time as `floats` has, so that four keys of them fit the registers.
+    """
+    kind, nbytes = vector("i32", floats.lanes), floats.nbytes
+
+    @composed(lambda *_: floats)
+    def weight(scores: int, at: int, top: Vector, scale: Vector) -> Vector:
+        return weight_bits(to_float(load(kind, scores, at) - top) * scale)
+
+    @composed(nothing)
+    def weigh_keys(keys: int, tops: int, scales: int, scores: int, totals: int) -> None:
+        for part in range(0, size, nbytes):
+            top, scale, total = load(kind, tops, part), load(floats, scales, part), zero(kind)
+            here, weights = scores + part, scores + part
+            for j in range(0, keys, 4):
+                w0, w1 = bits_of(weight(here, 0, top, scale)), bits_of(weight(here, size, top, scale))
+                w2, w3 = bits_of(weight(here, 2 * size, top, scale)), bits_of(weight(here, 3 * size, top, scale))
+                four = (w0 + shift_left(w1, 8)) + (shift_left(w2, 16) + shift_left(w3, 24)) - splat(kind, FOUR_ROUNDERS)
+                if keys - j < 4:
+                    four = bit_and(four, splat(kind, (1 << 8 * (keys - j)) - 1))
+                store(weights, 0, four)
+                total = total_of(total, four)
+                weights += size
+                here += 4 * size
+            store(totals, part, total)
 
     return weigh_keys
 
