@@ -192,6 +192,15 @@ def test_extreme_scores(size: float) -> None:
         np.testing.assert_allclose(got, wanted, atol=0.01 * np.abs(v).max())
 
 
+def test_integers_at_their_bounds() -> None:
+    """Keys of 0 and 127, queries and values of -63 and 63, weights of 127: the largest sums of four products."""
+    q, k, v = (np.sign(x) for x in inputs((1, 1, 35, 2 * BLOCK + 10, 80, 80)))
+    q[0], q[1], k[3], k[4], v[:8] = 1, -1, 1, -1, 1
+    close(same_on_all_paths(q, k, v, 1, 1), ref.attention(q, k, v, 1, 1), v)
+    flat = same_on_all_paths(np.zeros_like(q), k, v, 1, 1)  # all weights are 127
+    np.testing.assert_allclose(flat, np.repeat(v.mean(0, keepdims=True), 35, 0), atol=1e-6)
+
+
 def test_what_does_not_vary() -> None:
     """Keys all alike: the mean of the values. Values all alike: themselves, to the bit. No queries: no scores."""
     q, k, v = inputs((1, 1, 5, 50, 8, 8))

@@ -8,6 +8,9 @@ lane. So the bits depend neither on the path nor on the number of threads.
 NaN and infinity: from a query they make its row of the head NaN; from a key all rows of its head; from a value its
 channel in all rows of the head. Other heads and images they do not reach. Finite numbers whose products pass float32's
 range do the same.
+
+Scratch of a thread: queries as bytes, results, three numbers a query, a block of scores. In the wide kernel a vector is 64
+queries, of which 32 are weighed at a time: four keys' weights then fit the registers.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def weight_bits(x: Vector) -> Vector:
     x = maximum(full_like(x, UNDERFLOW), x)
     shifted = x + full_like(x, MAGIC)
     r = x - (shifted - full_like(x, MAGIC))
-    p = fma(full_like(x, 30.28046417236328), r, full_like(x, 89.33792114257812))
+    p = fma(full_like(x, 30.280473709106445), r, full_like(x, 89.33789825439453))
     p = fma(p, r, full_like(x, 127.05628204345703))
     return fma(p, float_of(shift_left(bits_of(shifted), 23)), full_like(x, ROUNDER))
 
