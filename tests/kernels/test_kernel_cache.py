@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_tools import compiled_kernels
 
 from tinydiff_kernels import _jit, cpu, dispatch
 from tinydiff_kernels.errors import CacheFolderError
@@ -169,3 +170,15 @@ def test_without_a_place_for_them_kernels_are_compiled_and_not_kept(tmp_path: Pa
     result = program(tmp_path)
     assert result["note"].startswith("no cache folder: ")
     assert result["error"] == ""
+
+
+def test_another_process_compiles_no_kernel_again() -> None:
+    """What is kept is found by what a kernel's code is, and not by where its parts lay in memory."""
+    compiled_kernels()
+    code = (
+        "from tinydiff_kernels import dispatch, warm; warm.load(); "
+        "print(*(name for name in dispatch.KERNELS if dispatch.kernel(name).stats.cache_misses))"
+    )
+    variables = {**os.environ, "PYTHONPATH": str(Path(_jit.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

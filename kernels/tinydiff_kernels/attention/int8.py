@@ -9,8 +9,8 @@ NaN and infinity: from a query they make its row of the head NaN; from a key all
 channel in all rows of the head. Other heads and images they do not reach. Finite numbers whose products pass float32's
 range do the same.
 
-Scratch of a thread: queries as bytes, results, three numbers a query, a block of scores. In the wide kernel a vector is 64
-queries, of which 32 are weighed at a time: four keys' weights then fit the registers.
+Scratch of a thread: queries as bytes, results, three numbers a query, a block of scores. In the wide kernel a vector is
+64 queries, of which 32 are weighed at a time: four keys' weights then fit the registers.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ def kernel_of(lanes: int, key_rows: Function, value_rows: Function, weigh_keys: 
                 add_keys(desc, prepared, start, min(d.KEY_BLOCK, keys - start), lane, scratch)
         finish(desc, out + place * load(i64, desc, d.VALUE_WIDTH), count, prepared, scratch)
 
+    @composed(nothing)
     def attention(desc: int, counter: int, cancel: int) -> None:
         scratch = load(i64, desc, d.SCRATCH) + load(i64, desc, d.SCRATCH_BYTES) * fetch_add(counter + d.NEXT_WORKER, 1)
         heads, block = load(i64, desc, d.HEADS), load(i64, desc, d.BLOCK_QUERIES)
@@ -180,8 +181,33 @@ def signed_kernel(lanes: int, part: int, rows: Function) -> Callable[..., None]:
     return kernel_of(lanes, rows, rows, weigh_keys)
 
 
-attention_i8 = wide_kernel(16, 8)
-attention_i8_pairs = pairs_kernel(16, 8)
-attention_i8_wide = wide_kernel(64, 32)
-attention_i8_lanes = signed_kernel(16, 8, tile_i8_lanes.six_rows)
-attention_i8_narrow = signed_kernel(8, 8, tile_i8_pairs.six_rows(8))
+_unsigned, _wide, _pairs = wide_kernel(16, 8), wide_kernel(64, 32), pairs_kernel(16, 8)
+_lanes = signed_kernel(16, 8, tile_i8_lanes.six_rows)
+_narrow = signed_kernel(8, 8, tile_i8_pairs.six_rows(8))
+
+# Functions of the module: a compiled closure is kept under what it holds, which is no name that another process knows.
+
+
+def attention_i8(desc: int, counter: int, cancel: int) -> None:
+    """16 queries at a time, unsigned."""
+    _unsigned(desc, counter, cancel)
+
+
+def attention_i8_pairs(desc: int, counter: int, cancel: int) -> None:
+    """16 queries at a time, sums of four products in 16 bits (AVX2)."""
+    _pairs(desc, counter, cancel)
+
+
+def attention_i8_wide(desc: int, counter: int, cancel: int) -> None:
+    """64 queries at a time (AVX-512 with VNNI)."""
+    _wide(desc, counter, cancel)
+
+
+def attention_i8_lanes(desc: int, counter: int, cancel: int) -> None:
+    """16 queries at a time, sdot by lane."""
+    _lanes(desc, counter, cancel)
+
+
+def attention_i8_narrow(desc: int, counter: int, cancel: int) -> None:
+    """8 queries at a time, sums of four products in 16 bits (ARM without dot products)."""
+    _narrow(desc, counter, cancel)
