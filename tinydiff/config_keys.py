@@ -51,7 +51,7 @@ UNET: dict[str, Rule] = {
     "addition_embed_type": USED,
     "addition_time_embed_dim": USED,
     "num_class_embeds": (None,),
-    "upcast_attention": IGNORED,  # attention is computed in fp32 in any case
+    "upcast_attention": IGNORED,  # no attention is computed in half precision
     "resnet_time_scale_shift": USED,
     "resnet_skip_time_act": (False,),
     "resnet_out_scale_factor": (1,),
