@@ -15,13 +15,13 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from quantised_reference import QuantisedReference
 
 from bench.operations.calls import Calls, moved, operations
 from bench.roofline import Roofline
 from tinydiff.bench.shapes import Shape
 from tinydiff_kernels.compiled.backend import Compiled
 from tinydiff_kernels.reference import Reference
+from tinydiff_kernels.rounded import Rounded
 
 BITS = {"f32": 32, "f16": 16, "i8": 8, "i8_limited": 8, "i4": 4}
 LEAST_DB = {"f32": 100.0, "f16": 55.0, "i8": 70.0, "i8_limited": 25.0, "i4": 70.0}  # signal to error
@@ -41,7 +41,7 @@ def test_operation(shape: Shape, kind: Any, threads: int, limits: Roofline, benc
         return call(backend).array
 
     exact = kind in ("i8", "i4")
-    reference = QuantisedReference(lambda _weight: kind) if exact else Reference()
+    reference = Rounded(lambda _weight: kind) if exact else Reference()
     quality = decibels(checked(reference).array, run()[:rows])
     doubled = shape.kind == "conv" and shape["doubled"]
     assert quality >= (DOUBLED_DB.get(kind, LEAST_DB[kind]) if doubled else LEAST_DB[kind])
