@@ -49,7 +49,7 @@ def integer_side(q: Any, k: Any, v: Any, heads: int, threads: int) -> Callable[[
     """The same in 8-bit integers: keys and values are prepared in every call, as in a network."""
     shape = d8.Shape(1, heads, len(q), len(k), q.shape[1] // heads, v.shape[1] // heads)
     room, out = np.zeros(d8.workspace_bytes(shape, threads) + 64, np.uint8), np.empty_like(q)
-    workspace, whole = room[-room.ctypes.data % 64 :], heads * shape.prepared[d8.PREPARED_BYTES]
+    workspace, whole = room[-room.ctypes.data % 64 :], shape.prepared_bytes
     strides = Strides(*(x.strides[0] for x in (q, k, v, out)))
     fields = d8.attention_fields(
         shape, q=q, k=k, v=v, output=out, strides=strides, prepared=workspace[:whole], scratch=workspace[whole:]

@@ -21,12 +21,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tinydiff_kernels.compiled.program import Fill, Launch, Program
+from tinydiff_kernels.pool import PATIENCE
 from tinydiff_weights import residency
 from tinydiff_weights.residency import Region
 
 AHEAD = 32 * 2**20  # bytes brought in before they are needed
 SCHEDULES = 4
-PATIENCE = 0.05  # s between looks
 _STOP = sys.maxsize  # in place of an action's number
 
 

@@ -36,7 +36,6 @@ def attention(
     count = pool.default_threads() if threads is None else threads
     shape = d.Shape(images, heads, len(q) // images, len(k) // images, q.shape[1] // heads, v.shape[1] // heads)
     out = np.empty((len(q), v.shape[1]), np.float32) if output is None else output
-    whole = images * heads * shape.prepared[d.PREPARED_BYTES]
     workspace = np.empty(d.workspace_bytes(shape, count), np.uint8)
     fields = d.attention_fields(
         shape,
@@ -45,8 +44,8 @@ def attention(
         v=v,
         output=out,
         strides=Strides(q.strides[0], k.strides[0], v.strides[0], out.strides[0]),
-        prepared=workspace[:whole],
-        scratch=workspace[whole:],
+        prepared=workspace[: shape.prepared_bytes],
+        scratch=workspace[shape.prepared_bytes :],
     )
     run(keys, d.WORDS, fields, [workspace], threads=count, cancel=cancel)
     run(kernel, d.WORDS, fields, [workspace, out], threads=count, cancel=cancel)

@@ -91,10 +91,15 @@ class Shape(d.Shape):
             places[field] = end
         return places
 
+    @property
+    def prepared_bytes(self) -> int:
+        """Of all heads and images."""
+        return self.images * self.heads * self.prepared[PREPARED_BYTES]
+
 
 def workspace_bytes(shape: Shape, threads: int) -> int:
     """Bytes that a call needs on so many threads: keys and values in bytes, and scratch as for float32."""
-    return shape.images * shape.heads * shape.prepared[PREPARED_BYTES] + threads * shape.places[d.SCRATCH_BYTES]
+    return shape.prepared_bytes + threads * shape.places[d.SCRATCH_BYTES]
 
 
 def attention_fields(
@@ -107,11 +112,10 @@ def attention_fields(
     strides: d.Strides,
     prepared: Any,
     scratch: Any,
-    scale: float | None = None,
 ) -> dict[int, Any]:
     """What keys_i8 and then attention_i8 are told; WORDS words. All keys count for all queries.
 
     `prepared` and `scratch` are the two parts of a workspace of `workspace_bytes(shape, threads)`, with any content.
     """
-    fields = d.attention_fields(shape, q=q, k=k, v=v, output=output, strides=strides, workspace=scratch, scale=scale)
+    fields = d.attention_fields(shape, q=q, k=k, v=v, output=output, strides=strides, workspace=scratch)
     return {**fields, PREPARED: prepared, GROUPS: shape.groups, **shape.prepared}

@@ -25,6 +25,8 @@ from tinydiff_kernels.attention.descriptor_i8 import (
     VALUES,
 )
 from tinydiff_kernels.attention.queries import nothing
+from tinydiff_kernels.channels import write
+from tinydiff_kernels.quantised import SMALLEST_SCALE
 from tinydiff_kernels.simd import (
     Vector,
     composed,
@@ -57,7 +59,6 @@ from tinydiff_kernels.simd import (
     zero,
 )
 
-SMALLEST_SCALE = 2.0**-126
 KEY_STEPS, VALUE_STEPS = 127.0, 63.0
 CANCEL_KEYS = 1024  # between two looks at the cancel word
 
@@ -68,15 +69,6 @@ def read(vec: Any, address: int, offset: int, whole: bool) -> Vector:
     if whole:
         return load(vec, address, offset)
     return load_splat(vec, address, offset)
-
-
-@composed(nothing)
-def write(address: int, offset: int, x: Vector, whole: bool) -> None:
-    """A vector of channels, or the first."""
-    if whole:
-        store(address, offset, x)
-    else:
-        store(address, offset, get_lane(x, 0))
 
 
 @composed(lambda vec, *_: types.UniTuple(vec.instance_type, 3))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tinydiff_kernels.attention.keys_i8 import read
 from tinydiff_kernels.attention.queries import nothing, prefetch_rows
+from tinydiff_kernels.quantised import SMALLEST_SCALE
 from tinydiff_kernels.simd import (
     Scalar,
     Vector,
@@ -33,7 +34,6 @@ from tinydiff_kernels.simd import (
     zero,
 )
 
-SMALLEST_SCALE = 2.0**-126
 LARGEST = 63.0
 
 

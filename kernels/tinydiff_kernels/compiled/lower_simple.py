@@ -33,7 +33,7 @@ def attention(b: Builder, step: Step) -> None:
     sizes = o.q.grid.batch, o.heads, o.q.grid.pixels, o.k.grid.pixels, o.q.channels // o.heads, o.v.channels // o.heads
     strides = a.Strides(o.q.row_bytes, o.k.row_bytes, o.v.row_bytes, step.output.row_bytes)
     if in_integers(b, o):
-        _attention_i8(b, step, a8.Shape(*sizes), strides)
+        _attention_i8(b, step, a8.Shape(*sizes), strides, q, k, v)
         return
     shape = a.Shape(*sizes)
     fields = a.attention_fields(
@@ -57,12 +57,10 @@ def in_integers(b: Builder, o: Any) -> bool:
     return same and all(b.weights.kind_of(x.weight) in QUANTISED for x in linear)
 
 
-def _attention_i8(b: Builder, step: Step, shape: a8.Shape, strides: a.Strides) -> None:
+def _attention_i8(b: Builder, step: Step, shape: a8.Shape, strides: a.Strides, q: Buffer, k: Buffer, v: Buffer) -> None:
     o: Any = step.operation
-    q, k, v = (forms.dense(b, x) for x in (o.q, o.k, o.v))
-    prepared = b.room(shape.images * shape.heads * shape.prepared[a8.PREPARED_BYTES])
     fields = a8.attention_fields(
-        shape, q=q, k=k, v=v, output=b.result(step.output), strides=strides, prepared=prepared,
+        shape, q=q, k=k, v=v, output=b.result(step.output), strides=strides, prepared=b.room(shape.prepared_bytes),
         scratch=b.room(b.threads * shape.places[a.SCRATCH_BYTES]),
     )  # fmt: skip
     b.launch("keys_i8", a8.WORDS, fields, MOVED * (o.k.nbytes + o.v.nbytes) // 4)
