@@ -15,7 +15,8 @@ def test_a_small_file_of_shapes(tmp_path: Path) -> None:
     suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "bench/operations", "--weights", "f32,i8"]
     suite += ["--shapes", "embedded-text_encoder", f"--benchmark-json={result}", "--benchmark-min-rounds=1"]
     suite += ["--benchmark-max-time=0.001"]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "kernels", "weights"))}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no worker of others
+    variables = {**plain, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "kernels", "weights"))}
     table = [sys.executable, "bench/operations/table.py", str(result)]
     for command in (suite, table):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables, check=False)
