@@ -206,7 +206,7 @@ def _watched(command: list[str], group: Path | None, environment: dict[str, str]
         found |= json.loads(out)
     else:
         killed = child.returncode == -signal.SIGKILL
-        found["error"] = "killed" if killed else err.strip()[-600:]
+        found["error"] = "killed" if killed else (err.strip().splitlines() or [""])[-1]
     return found
 
 
