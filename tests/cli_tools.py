@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -83,9 +82,9 @@ def environment(folder: Path) -> dict[str, str]:
     return {name: str(folder / part) for name, part in FOLDERS.items()}
 
 
-@lru_cache(maxsize=1)
 def compiled_kernels() -> Path:
-    """The folder of compiled kernels of whoever runs the tests: compiled once, and kept for the next run."""
+    """The folder of compiled kernels of whoever runs the tests: compiled once, and kept for the next run. Decides the
+    settings of this process anew where a test has forgotten them."""
     folder = _jit.settings().cache
     assert folder is not None
     if warm.missing():

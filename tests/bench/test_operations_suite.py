@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cli_tools import environment, give_kernels
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -15,7 +17,9 @@ def test_a_small_file_of_shapes(tmp_path: Path) -> None:
     suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "bench/operations", "--weights", "f32,i8"]
     suite += ["--shapes", "embedded-text_encoder", f"--benchmark-json={result}", "--benchmark-min-rounds=1"]
     suite += ["--benchmark-max-time=0.001"]
+    give_kernels(tmp_path)  # the suite compiles kernels of its own, for the roofline, which stay here
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no worker of others
+    plain |= environment(tmp_path)
     variables = {**plain, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "kernels", "weights"))}
     table = [sys.executable, "bench/operations/table.py", str(result)]
     for command in (suite, table):

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_tools import compiled_kernels
 
-from tinydiff_kernels import _jit, cpu, dispatch, warm
+from tinydiff_kernels import _jit, cpu, dispatch
 from tinydiff_kernels.errors import CacheFolderError
 
 TESTS = Path(__file__).parents[1]
@@ -173,8 +174,7 @@ def test_without_a_place_for_them_kernels_are_compiled_and_not_kept(tmp_path: Pa
 
 def test_another_process_compiles_no_kernel_again() -> None:
     """What is kept is found by what a kernel's code is, and not by where its parts lay in memory."""
-    if warm.missing():
-        warm.compile_all()
+    compiled_kernels()
     code = (
         "from tinydiff_kernels import dispatch, warm; warm.load(); "
         "print(*(name for name in dispatch.KERNELS if dispatch.kernel(name).stats.cache_misses))"
