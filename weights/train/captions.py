@@ -1,7 +1,7 @@
 """What pictures are called: names, synonyms, style words, backgrounds, scenes; and which words are held out.
 
 A concept's names are its icon's name and everyday names written by hand (concepts.txt); its synonyms are emojibase's
-tags that no other concept carries. 60 synonyms (held_out.json) never occur in a caption during training.
+tags that no other concept carries. 60 words (held_out.json), each for one concept, occur in no caption at all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ SCENES = {  # layout -> templates; {x} and {y} are the first and the second icon
 }
 OPEN_STYLE = 0.3  # share of captions that name no style
 SYNONYM = 0.25  # share of captions with a synonym in place of a name
-NO_ARTICLE = {"glasses", "jeans", "scissors", "fireworks", "trousers", "pants", "shorts", "headphones", "peanuts"}
+NO_ARTICLE = set(  # last words of names
+    """arrows beans blueberries briefs bubbles cherries chips chopsticks clothes dividers dolls droplets fireworks
+    flags footprints frames fries glasses goggles grapes hands headphones hugging jeans letters loops lungs maracas
+    noodles nuts palms pancakes pants peanuts scissors shades shorts skis sparkles spectacles swords tickets tools
+    trainers trousers""".split()  # noqa: SIM905  (a list of words reads best as words)
+)
+AN = ("a", "e", "i", "o", "u", "hour", "x ")  # how names begin that sound as if they began with a vowel,
+A = ("euro", "one ", "ufo", "unicorn", "user")  # except these
+UNKIND = {"depressed", "died", "fart", "handicap", "sucks"}  # tags that no caption takes up
 
 
 @dataclass(frozen=True)
@@ -78,13 +86,14 @@ def read_concepts(packages: Path, count: int | None = None, near: bool = True) -
     names, tags = read_names(), read_tags(packages)
     near_words: dict[str, list[str]] = json.loads((HERE / "near_words.json").read_text()) if near else {}
     seen = Counter(tag for icon in names for tag in set(tags.get(icon, [])))
-    taken = {word for known in names.values() for name in known for word in (name, *name.split())}
-    hidden = {(icon, word) for icon, word in held_out()["synonyms"]}
+    taken = UNKIND.union(word for known in names.values() for name in known for word in (name, *name.split()))
+    pairs = held_out()["synonyms"]
+    hidden = {word for _, word in pairs}  # kept from every concept's captions: a tag can belong to more than one
     concepts = []
     for icon, known in list(names.items())[:count]:
         unique = [tag for tag in tags.get(icon, []) if seen[tag] == 1 and tag not in taken and len(tag) > 3]
-        words = tuple(word for word in unique if (icon, word) not in hidden) + tuple(near_words.get(icon, ()))
-        concepts.append(Concept(icon, known, words, tuple(word for word in unique if (icon, word) in hidden)))
+        words = tuple(word for word in (*unique, *near_words.get(icon, ())) if not hidden & set(word.split()))
+        concepts.append(Concept(icon, known, words, tuple(word for owner, word in pairs if owner == icon)))
     return tuple(concepts)
 
 
@@ -95,7 +104,7 @@ def choose(options: tuple[str, ...], rng: np.random.Generator) -> str:
 def with_article(name: str) -> str:
     if name.split()[-1] in NO_ARTICLE:
         return name
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return f"{'an' if name.startswith(AN) and not name.startswith(A) else 'a'} {name}"
 
 
 def random_name(concept: Concept, rng: np.random.Generator) -> str:

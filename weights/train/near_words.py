@@ -16,32 +16,42 @@ import json
 from pathlib import Path
 
 import torch
-from captions import STYLED, Concept, english, held_out, read_concepts
+from captions import STYLED, Concept, english, held_out, icon_name, read_concepts, read_tags
 from compose import COLOURS
 from icons import STYLES
 from paths import HERE
 from text_encoder import Teacher
 
 NEAR, MARGIN, MOST = 0.68, 0.08, 5
-# near by a double meaning, or unkind
+# near by a double meaning or by spelling, or unkind
 UNFIT = frozenset(
-    """anatolia australian australians autopsy babe cantonese chinese cremated deaths die dies dumb female females gal
-    girlfriends her hiroshima idiots insulted irish jurassic nude patrick piss tasmanian terrorism turk turkish
-    turks""".split()  # noqa: SIM905  (a list of words reads best as words)
+    """against air allowed anatolia aqua ari australian australians autopsy babe bent both breast breast-feeding cabin
+    calculate calculating cancers cantonese chemotherapy chinese cock compared correctly coven cremated customers
+    data deaths detail details die dies dividers divisions drilled dumb either electrons eleven fathers female
+    females fence fences financially fingered fourth gal girlfriends her high hiroshima hyundai idiots impaired
+    infringement injected injection instead insulted irish italian italians iteration jennie jews jurassic khan
+    leukemia licensing lol magnate manager mongol mongolian name negatively neither nos nude occupational omg omw
+    pagan para patrick peking permitted piss proprietor regis rockstar roflmao round rounded sable sad sen sewer sha
+    shea sheet smuggling soar sow spit spot tasmanian tau terrorism thirds three tumor tumors turk turkish turks
+    twelve twinsies two unwind vietnamese whereas woah woo writ""".split()  # noqa: SIM905  (a list of words reads best as words)
 )
 TARGET = HERE / "near_words.json"
 
 
 def candidates(concepts: tuple[Concept, ...], packages: Path, words: list[str]) -> list[str]:
-    """English words and emojibase's labels and tags that are neither a name nor kept from training."""
+    """English words and emojibase's labels and tags that are no name (of any icon) and not kept from training."""
     hidden = {word for _, word in held_out()["synonyms"]}
     taken = {word for concept in concepts for word in (*concept.names, *concept.synonyms)}
     taken |= {*STYLES, *COLOURS, *(word for template in STYLED for word in template.split())}
+    others = read_tags(packages).keys() - {concept.icon for concept in concepts}  # pictures that are not learned
     found = sorted({*words, *english(packages)} - taken)
     return [
         word
         for word in found
-        if len(word) > 2 and word not in UNFIT and not any(h in word or word in h for h in hidden)
+        if len(word) > 2
+        and word not in UNFIT
+        and icon_name(word) not in others
+        and not any(h in word or word in h for h in hidden)
     ]
 
 
