@@ -1,6 +1,6 @@
 """From transparent icons to training pictures: on white, on a flat colour, or two to five icons as a scene.
 
-Icons are RGBA [128, 128, 4] with straight (not premultiplied) alpha; pictures are RGB [128, 128, 3], both uint8.
+Icons are RGBA [SIZE, SIZE, 4] with straight (not premultiplied) alpha; pictures are RGB [SIZE, SIZE, 3], both uint8.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def draw_scene(first: Pixels, second: Pixels, scene: Scene) -> Pixels:
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """Equal sizes of 52 to 60 pixels, or 72 beside 44; half of the backgrounds are white."""
+    """Equal sizes of 0.41 to 0.47 of the picture, or 0.59 beside 0.34; half of the backgrounds are white."""
     layout = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
-    size = int(rng.integers(52, 61))
-    sizes = (76, 44) if layout == "big" else (size, size)
+    size = int(rng.integers(round(0.41 * SIZE), round(0.47 * SIZE) + 1))
+    sizes = (round(0.59 * SIZE), round(0.34 * SIZE)) if layout == "big" else (size, size)
     names = list(COLOURS)
     background = WHITE if rng.random() < 0.5 else COLOURS[names[int(rng.integers(len(names)))]]
     return Scene(layout, sizes, background)

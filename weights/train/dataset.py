@@ -6,6 +6,7 @@ Pairs of concept and style that are held out occur nowhere, not even in a scene.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,15 @@ import numpy as np
 import torch
 from captions import Concept, caption, held_out, read_concepts, scene_caption
 from compose import COLOURS, Scene, draw_scene, on_background, random_scene
+from device import DEVICE
+from drawing import draw_in_parallel
 from icons import STYLES, load_icons
 from numpy.typing import NDArray
 from paths import save_atomically
 
-SCENES = 6000  # composed pictures
+MOST_SCENES, MOST_COLOURS = 24_000, 2  # composed pictures; coloured backgrounds of every icon
+FEW_SCENES, FEW_COLOURS = 6000, 1  # the first of them, where a CPU must encode them
+SCENES, COLOURINGS = (FEW_SCENES, FEW_COLOURS) if DEVICE.type == "cpu" else (MOST_SCENES, MOST_COLOURS)
 SHARE_OF_SCENES, SHARE_OF_COLOURED = 0.2, 0.1  # of the samples; the rest is one icon on white
 COLOUR_NAMES = {rgb: name for name, rgb in COLOURS.items()}
 
@@ -37,7 +42,7 @@ class Item:
 class Dataset:
     """`items` are ordered: on white, on a colour, scenes; `bounds` says where each kind begins and ends."""
 
-    def __init__(self, packages: Path, cache: Path, count: int | None = None) -> None:
+    def __init__(self, packages: Path, cache: Path, count: int | None = None, scenes: int = SCENES) -> None:
         self.packages, self.cache, self.styles = packages, cache, tuple(STYLES)
         self.concepts: tuple[Concept, ...] = read_concepts(packages, count)
         hidden = {(icon, style) for icon, style in held_out()["pairs"]}
@@ -46,9 +51,14 @@ class Dataset:
         self.shown = [pair for pair in pairs if pair not in set(self.hidden)]
         white = [Item(c, s) for c, s in self.shown]
         rng = np.random.default_rng(1)
-        names_of_colours = list(COLOURS)
-        coloured = [Item(c, s, names_of_colours[int(rng.integers(len(names_of_colours)))]) for c, s in self.shown]
-        scenes = [self.random_scene_item(rng) for _ in range(min(SCENES, 4 * len(white)))]
+        chosen = [rng.permutation(list(COLOURS)) for _ in self.shown]
+        coloured = [
+            Item(c, s, str(names[k]))
+            for k in range(COLOURINGS)
+            for (c, s), names in zip(self.shown, chosen, strict=True)
+        ]
+        rng = np.random.default_rng(2)
+        scenes = [self.random_scene_item(rng) for _ in range(min(scenes, 4 * len(white)))]
         self.items = [*white, *coloured, *scenes]
         ends = np.cumsum([len(white), len(coloured), len(scenes)]).tolist()
         self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
@@ -62,11 +72,14 @@ class Dataset:
         return load_icons(self.packages, self.cache)
 
     @cached_property
-    def icons(self) -> NDArray[np.uint8]:
-        """The concepts' icons [concept, style, SIZE, SIZE, 4]."""
-        names, pictures = self.shared
-        rows = {name: row for row, name in enumerate(names)}
-        return np.ascontiguousarray(pictures[[rows[concept.icon] for concept in self.concepts]])
+    def rows(self) -> list[int]:
+        """The concepts' rows in `shared`."""
+        found = {name: row for row, name in enumerate(self.shared[0])}
+        return [found[concept.icon] for concept in self.concepts]
+
+    def icon(self, concept: int, style: int) -> NDArray[np.uint8]:
+        """One icon [SIZE, SIZE, 4]."""
+        return self.shared[1][self.rows[concept], style]
 
     @cached_property
     def autoencoder_rows(self) -> tuple[list[int], list[int]]:
@@ -89,9 +102,9 @@ class Dataset:
 
     def draw(self, item: Item) -> NDArray[np.uint8]:
         """The picture [SIZE, SIZE, 3]."""
-        icon = self.icons[item.concept, item.style]
+        icon = self.icon(item.concept, item.style)
         if item.second is not None and item.scene is not None:
-            return draw_scene(icon, self.icons[item.second, item.style], item.scene)
+            return draw_scene(icon, self.icon(item.second, item.style), item.scene)
         return on_background(icon) if item.colour is None else on_background(icon, COLOURS[item.colour])
 
     def describe(self, item: Item, rng: np.random.Generator) -> str:
@@ -107,8 +120,9 @@ class Dataset:
         starts, ends = np.array(self.bounds).T
         return rng.integers(starts[kinds], ends[kinds])
 
-    def random_picture(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def random_picture(self, seed: int) -> NDArray[np.uint8]:
         """For the autoencoder: any shared icon not kept from it; 55 % on white, 20 % on a colour, 25 % scenes."""
+        rng = np.random.default_rng(seed)
         kept, pictures = self.autoencoder_rows[0], self.shared[1]
         first, second = (pictures[kept[row], rng.integers(len(self.styles))] for row in rng.integers(0, len(kept), 2))
         kind = rng.random()
@@ -121,27 +135,23 @@ class Dataset:
     def white_pictures(self) -> NDArray[np.uint8]:
         """Every fourth of the single icons on white, to measure latents on."""
         first, last = self.bounds[0]
-        return np.stack([self.draw(item) for item in self.items[first:last:4]])
+        return np.concatenate(list(draw_in_parallel(self.draw, self.items[first:last:4])))
 
     def probes(self) -> dict[str, NDArray[np.uint8]]:
         """Pictures to measure an autoencoder on: concepts it was trained on and concepts it never saw, on white."""
         seen = [
-            on_background(self.icons[c, c % 4]) for c in range(0, len(self.concepts), max(1, len(self.concepts) // 48))
+            on_background(self.icon(c, c % 4)) for c in range(0, len(self.concepts), max(1, len(self.concepts) // 48))
         ]
         new = [on_background(self.shared[1][row, k % 4]) for k, row in enumerate(self.autoencoder_rows[1])]
         return {"trained": np.stack(seen), "held-out": np.stack(new)}
 
 
-def cached_latents(dataset: Dataset, encode: torch.nn.Module, path: Path) -> torch.Tensor:
-    """Latents [items, channels, 16, 16] of all items by `encode`, from `path` (fp16) when they lie there."""
+def cached_latents(dataset: Dataset, encode: Callable[[NDArray[np.uint8]], torch.Tensor], path: Path) -> torch.Tensor:
+    """Latents [items, channels, SIZE / 8, SIZE / 8] of all items by `encode`, float16 on the device; kept in `path`."""
     if path.exists():
-        stored = torch.load(path, weights_only=True)["latents"]
+        stored = torch.load(path, weights_only=True, map_location=DEVICE)["latents"]
         if len(stored) == len(dataset.items):
-            return stored.float()
-    parts = []
-    for at in range(0, len(dataset.items), 32):
-        pictures = np.stack([dataset.draw(item) for item in dataset.items[at : at + 32]])
-        parts.append(encode(pictures).cpu())
-    latents = torch.cat(parts)
-    save_atomically({"latents": latents.half()}, path)
+            return stored
+    latents = torch.cat([encode(pictures).half() for pictures in draw_in_parallel(dataset.draw, dataset.items)])
+    save_atomically({"latents": latents}, path)
     return latents

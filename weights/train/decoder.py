@@ -13,20 +13,20 @@ import argparse
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from dataset import Dataset
-from device import DEVICE, autocast
+from device import DEVICE, autocast, memory_format, prepare
+from drawing import Store
+from icons import SIZE
 from paths import Budget, Log, save_atomically, work_folder
 from torch import nn
 from torch.nn import functional
-from vae import NOISE, encode_batch, make_vae, psnr, reconstruction_loss, to_tensor
+from vae import CHECKPOINT_EVERY, NOISE, PICTURES, make_vae, psnr, reconstruction_loss
 
-BATCH = 4
+BATCH = 1 if DEVICE.type == "cpu" else 16
 LEARNING_RATE = 5e-4
 ADVERSARY_FROM = 0.6  # of the budget
 ADVERSARY_WEIGHT = 0.05  # of its gradient at the last layer, relative to that of the reconstruction
-CHECKPOINT_EVERY = 180.0  # seconds
 
 
 def make_adversary() -> nn.Sequential:
@@ -47,13 +47,13 @@ class DecoderTraining:
         self.final, self.checkpoint = folder / "vae_final.pt", folder / "decoder.pt"
         stored = torch.load(self.final, weights_only=True, map_location=DEVICE)
         self.scaling_factor = stored["scaling_factor"]
-        self.vae = make_vae().to(DEVICE)
+        self.vae = make_vae().to(DEVICE, memory_format=memory_format())
         self.vae.load_state_dict(stored["vae"])
         self.vae.requires_grad_(False)
         self.parameters = [*self.vae.decoder.parameters(), *self.vae.post_quant_conv.parameters()]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        self.adversary = make_adversary().to(DEVICE)
+        self.adversary = make_adversary().to(DEVICE, memory_format=memory_format())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
         self.opponent = torch.optim.AdamW(self.adversary.parameters(), lr=LEARNING_RATE, betas=(0.5, 0.9))
         self.step, self.spent = 0, 0.0
@@ -90,10 +90,9 @@ class DecoderTraining:
         loss.backward()
         self.opponent.step()
 
-    def train_step(self, pictures: np.ndarray, *, adversary: bool) -> float:
-        target = to_tensor(pictures)
-        with torch.no_grad():
-            latents = encode_batch(self.vae, pictures)
+    def train_step(self, target: torch.Tensor, *, adversary: bool) -> torch.Tensor:
+        with torch.no_grad(), autocast():
+            latents = self.vae.encode(target).latent_dist.mean.float()
         with autocast():
             out = self.vae.decode(latents + NOISE * torch.randn_like(latents)).sample.float()
         loss = reconstruction_loss(out, target)
@@ -105,24 +104,24 @@ class DecoderTraining:
         if adversary:
             self.teach_adversary(target, out.detach())
         self.step += 1
-        return loss.item()
+        return loss.detach()
 
 
-def train_decoder(training: DecoderTraining, dataset: Dataset, minutes: float, log: Log) -> None:
+def train_decoder(training: DecoderTraining, dataset: Dataset, store: Store, minutes: float, log: Log) -> None:
     """Train for `minutes` in all, then replace vae_final.pt."""
-    budget, rng = Budget(minutes, training.spent), np.random.default_rng(training.step + 1)
+    budget = Budget(minutes, training.spent)
+    torch.manual_seed(training.step + 1)
     saved = budget.spent
     while budget.fraction < 1:
         for group in training.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (training.step + 1) / 50) * (1 - budget.fraction) ** 0.7
-        pictures = np.stack([dataset.random_picture(rng) for _ in range(BATCH)])
-        loss = training.train_step(pictures, adversary=budget.fraction >= ADVERSARY_FROM)
+        loss = training.train_step(store.batch(BATCH, SIZE), adversary=budget.fraction >= ADVERSARY_FROM)
         training.spent = budget.spent
         if budget.spent - saved > CHECKPOINT_EVERY or budget.fraction >= 1:
             saved = budget.spent
             training.save()
             told = ", ".join(f"{name} {psnr(training.vae, p):.2f} dB" for name, p in dataset.probes().items())
-            log(f"decoder {budget.spent / 60:5.1f} min step {training.step} loss {loss:.4f} {told}")
+            log(f"decoder {budget.spent / 60:5.1f} min step {training.step} loss {loss.item():.4f} {told}")
     training.finish()
 
 
@@ -132,12 +131,10 @@ def main() -> None:
     parser.add_argument("--run", default="default")
     parser.add_argument("--minutes", type=float, default=30)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    folder = work_folder(options.run)
-    train_decoder(
-        DecoderTraining(folder), Dataset(options.icons, work_folder(".")), options.minutes, Log(folder / "decoder.log")
-    )
+    prepare()
+    folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."))
+    store = Store(dataset.random_picture, PICTURES)
+    train_decoder(DecoderTraining(folder), dataset, store, options.minutes, Log(folder / "decoder.log"))
 
 
 if __name__ == "__main__":

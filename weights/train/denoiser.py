@@ -15,33 +15,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from batches import batches
 from dataset import Dataset
-from device import DEVICE, autocast
+from device import DEVICE, autocast, compile_for_device, memory_format
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from icons import SIZE
 from meaning import Meaning
 from muon import Muon, split_parameters
 from paths import Budget, Log, save_atomically
-from text_encoder import TEXT_WIDTH, tokenize
+from text_encoder import TEXT_WIDTH
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 CHANNELS = (64, 128, 224)
-BATCH = 64 if DEVICE.type == "cpu" else 512
-LEARNING_RATE = 1e-3
+BATCH, LEARNING_RATE = (64, 1e-3) if DEVICE.type == "cpu" else (256, 2e-3)
 TEXT_RATE = 0.3  # the text encoder's learning rate, relative
 CONSTANT_UNTIL = 0.6  # of the budget; the learning rate then falls to zero on a straight line
 EMA = 0.998
 EMPTY_PROMPT = 0.1  # share of samples without a caption
-CHECKPOINT_EVERY = 180.0  # seconds
+LOG_EVERY, CHECKPOINT_EVERY = (180.0, 180.0) if DEVICE.type == "cpu" else (20.0, 60.0)  # seconds
 GRID_EVERY = 900.0
 
 
 def make_unet(latent_channels: int) -> UNet2DConditionModel:
     unet = UNet2DConditionModel(
-        sample_size=16,
+        sample_size=SIZE // 8,
         in_channels=latent_channels,
         out_channels=latent_channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -54,8 +54,7 @@ def make_unet(latent_channels: int) -> UNet2DConditionModel:
     )
     if DEVICE.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # plain products: 1.4 times as fast as torch's fused attention here
-        return unet  # NCHW: channels last is slower with these few channels
-    return unet.to(DEVICE, memory_format=torch.channels_last)
+    return unet.to(DEVICE, memory_format=memory_format())
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -104,6 +103,8 @@ class DenoiserTraining:
         words = list(text_encoder.parameters())
         if DEVICE.type == "cpu":
             text_encoder.set_attn_implementation("eager")  # the backward pass of torch's fused attention is slow here
+        compile_for_device(unet)
+        self.alphas = self.scheduler.alphas_cumprod.to(DEVICE)
         self.optimizers = [
             Muon(matrices, LEARNING_RATE),
             torch.optim.AdamW(
@@ -117,7 +118,8 @@ class DenoiserTraining:
         self.meaning: Meaning | None = None  # set to keep the text encoder near its teacher
         self.rate = 1.0  # the learning rate, relative; less where good weights are gone on from
         self.average = Average(self.parameters)
-        self.step, self.spent, self.loss, self.samples = 0, 0.0, 1.0, 0
+        self.step, self.spent, self.samples = 0, 0.0, 0
+        self.loss = torch.ones((), device=DEVICE)  # stays on the device: to read it is to wait for it
         if self.checkpoint.exists():
             self._restore(torch.load(self.checkpoint, weights_only=True, map_location=DEVICE))
 
@@ -128,8 +130,9 @@ class DenoiserTraining:
             optimizer.load_state_dict(stored)
         self.optimizers[1].param_groups[1]["relative"] = TEXT_RATE  # of this version, not of the checkpoint's
         self.average.values = state["average"]
-        for name in ("step", "spent", "loss", "samples"):
+        for name in ("step", "spent", "samples"):
             setattr(self, name, state[name])
+        self.loss.fill_(state["loss"])
 
     def save(self) -> None:
         state = {
@@ -138,12 +141,8 @@ class DenoiserTraining:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average.values,
         }
-        progress = {name: getattr(self, name) for name in ("step", "spent", "loss", "samples")}
+        progress = {"step": self.step, "spent": self.spent, "samples": self.samples, "loss": self.loss.item()}
         save_atomically({**state, **progress}, self.checkpoint)
-
-    def encode(self, captions: list[str]) -> torch.Tensor:
-        """Hidden states [N, 77, width] as StableDiffusionPipeline computes them: padded, no mask."""
-        return self.text_encoder(tokenize(self.tokenizer, captions)).last_hidden_state
 
     def set_rates(self, fraction: float) -> None:
         """Learning rates at a moment of the budget."""
@@ -152,16 +151,20 @@ class DenoiserTraining:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("relative", 1.0)
 
-    def train_step(self, latents: torch.Tensor, captions: list[str]) -> None:
-        """One step on scaled latents [N, C, 16, 16]; timesteps are spread evenly over the batch, which steadies it."""
+    def train_step(self, latents: torch.Tensor, ids: torch.Tensor) -> None:
+        """One step on scaled latents [N, C, h, w] and caption ids [N, 77] (padded, no mask, as the pipeline does it).
+
+        Timesteps are spread evenly over the batch, which steadies it.
+        """
         count = len(latents)
         fractions = (torch.rand((), device=DEVICE) + torch.arange(count, device=DEVICE) / count) % 1
-        timesteps = (fractions * self.scheduler.config.num_train_timesteps).long()
-        noise = torch.randn_like(latents)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        target = self.scheduler.get_velocity(latents, noise, timesteps)
+        timesteps = (fractions * len(self.alphas)).long()
+        signal, noise = self.alphas[timesteps].view(-1, 1, 1, 1).sqrt(), torch.randn_like(latents)
+        noise_level = (1 - self.alphas[timesteps]).view(-1, 1, 1, 1).sqrt()
+        noisy, target = signal * latents + noise_level * noise, signal * noise - noise_level * latents
         with autocast():
-            predicted = self.unet(noisy, timesteps, self.encode(captions)).sample
+            states = self.text_encoder(ids).last_hidden_state
+            predicted = self.unet(noisy, timesteps, states).sample
         loss = functional.mse_loss(predicted.float(), target)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -173,7 +176,7 @@ class DenoiserTraining:
             self.meaning.step()
         self.step, self.samples = self.step + 1, self.samples + count
         self.average.update(self.step)
-        self.loss += 0.02 * (loss.item() - self.loss)
+        self.loss.lerp_(loss.detach(), 0.02)
 
 
 def train_denoiser(
@@ -184,24 +187,28 @@ def train_denoiser(
     log: Log,
     draw_grid: Callable[[DenoiserTraining], None],
 ) -> None:
-    """Train for `minutes` in all; `latents` are scaled; `draw_grid` is called now and then with averaged weights."""
-    budget, rng = Budget(minutes, training.spent), np.random.default_rng(training.step)
+    """Train for `minutes` in all; `draw_grid` is called now and then with averaged weights.
+
+    `latents` are those of all items, scaled, on the device.
+    """
+    budget = Budget(minutes, training.spent)
     torch.manual_seed(training.step)
-    saved = drawn = budget.spent
-    while budget.fraction < 1:
+    saved = drawn = told = budget.spent
+    for rows, ids in batches(dataset, training.tokenizer, BATCH, empty=EMPTY_PROMPT, seed=training.step):
         training.set_rates(budget.fraction)
-        rows = dataset.random_rows(BATCH, rng)
-        captions = ["" if rng.random() < EMPTY_PROMPT else dataset.describe(dataset.items[row], rng) for row in rows]
-        training.train_step(latents[torch.from_numpy(rows)].to(DEVICE), captions)
-        training.spent = budget.spent
-        if budget.spent - saved > CHECKPOINT_EVERY or budget.fraction >= 1:
-            saved = budget.spent
+        training.train_step(latents[rows].float(), ids)
+        training.spent, finished = budget.spent, budget.fraction >= 1
+        if training.spent - told > LOG_EVERY or finished:
+            told, seen, loss = training.spent, training.samples, training.loss.item()
+            words = "" if training.meaning is None else f" words {training.meaning.similarity.item():.3f}"
+            log(f"unet {training.spent / 60:5.1f} min step {training.step} samples {seen} loss {loss:.4f}{words}")
+        if training.spent - saved > CHECKPOINT_EVERY or finished:
+            saved = training.spent
             training.save()
-            seen, minutes_spent = training.samples, budget.spent / 60
-            words = "" if training.meaning is None else f" words {training.meaning.similarity:.3f}"
-            log(f"unet {minutes_spent:5.1f} min step {training.step} samples {seen} loss {training.loss:.4f}{words}")
-        if budget.spent - drawn > GRID_EVERY:
-            drawn = budget.spent
+        if training.spent - drawn > GRID_EVERY:
+            drawn = training.spent
             training.average.swap()
             draw_grid(training)
             training.average.swap()
+        if finished:
+            return

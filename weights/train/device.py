@@ -28,6 +28,30 @@ def autocast() -> torch.autocast:
     return torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=USE_BFLOAT16)
 
 
+def prepare(threads: int = 1) -> None:
+    """Settings of the process: on a CPU the number of threads and no denormals; with CUDA the fast matrix units."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    if DEVICE.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+
+
+def compile_for_device(module: torch.nn.Module) -> None:
+    """Compile a network's forward and backward pass in place, where that is worth the wait.
+
+    Not on a CPU: with PyTorch 2.13 under autocast to bfloat16 the compiled UNet's loss was right and the gradients of
+    most of its parameters were zero. It ran 1.25 times as fast and learned nothing in two hours.
+    """
+    if DEVICE.type == "cuda":
+        module.compile()
+
+
+def memory_format() -> torch.memory_format:
+    """How convolutions want their tensors: channels last on CUDA; NCHW on a CPU, faster there with few channels."""
+    return torch.channels_last if DEVICE.type == "cuda" else torch.contiguous_format
+
+
 def describe_device() -> str:
     name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     return f"{name}, {'bfloat16' if USE_BFLOAT16 else 'float32'}"

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from captions import with_article
-from dataset import Dataset, Item
+from dataset import MOST_SCENES, Dataset, Item
+from device import DEVICE, prepare
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from few_steps import attach
-from judge import Judge, accuracy, train_judge
+from judge import Icons, Judge, accuracy, train_judge
 from measures import (
     agreement,
     decibels,
@@ -135,7 +135,7 @@ def copies(bench: Bench) -> dict[str, float]:
 def autoencoders(bench: Bench) -> dict[str, float]:
     tiny = None
     if (bench.model / "taesd").exists():
-        tiny = AutoencoderTiny.from_pretrained(bench.model / "taesd").float()
+        tiny = AutoencoderTiny.from_pretrained(bench.model / "taesd").float().to(DEVICE)
     found = {}
     for name, pictures in bench.dataset.probes().items():
         found[f"vae, {name}"] = psnr(bench.pipeline.vae, pictures)
@@ -173,19 +173,21 @@ def main() -> None:
     parser.add_argument("--judge-minutes", type=float, default=8)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=GUIDED["steps"])
     parser.add_argument("--guidance", type=float, default=GUIDED["guidance"])
     parser.add_argument("--few", action="store_true", help="4 steps without guidance, with the additions")
     parser.add_argument("--only", nargs="*", help="names of the measures to take")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    prepare(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
-    folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."), options.concepts)
-    judge = train_judge(dataset.icons, options.judge_minutes, folder, Log(folder / "judge.log"))
+    folder = work_folder(options.run)
+    dataset = Dataset(options.icons, work_folder("."), options.concepts, MOST_SCENES)
+    icons = Icons(dataset)
+    judge = train_judge(icons, options.judge_minutes, folder, Log(folder / "judge.log"))
     setting = FEW if options.few else {"steps": options.steps, "guidance": options.guidance}
     bench = Bench(options.model, dataset, judge, 0.2 if options.quick else 1.0, setting)
-    named, styled = accuracy(judge, dataset.icons)
+    named, styled = accuracy(judge, icons)
     figures: dict[str, Any] = {"setting": setting, "judge": {"concept": named, "style": styled}}
     measures = (retrieval, held_out_pairs, held_out_synonyms, scenes, copies, autoencoders, parity)
     for measure in measures:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from denoiser import DenoiserTraining, make_scheduler
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
+from icons import SIZE
 from paths import HERE
 from safetensors.torch import load_file, save_file
 
@@ -25,8 +26,8 @@ SHARD = "15MB"  # of one file
 DEFAULTS: dict[str, Any] = {  # what the pipeline uses when the caller says nothing
     "num_inference_steps": 20,
     "guidance_scale": 3.0,
-    "width": 128,
-    "height": 128,
+    "width": SIZE,
+    "height": SIZE,
     "prompt_examples": ["a red apple", "fish, noto", "a cat, flat", "a cat left of a dog"],
 }
 

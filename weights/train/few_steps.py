@@ -14,16 +14,16 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
+from batches import batches
 from dataset import Dataset
 from denoiser import make_scheduler
-from device import DEVICE, autocast
+from device import DEVICE, autocast, memory_format, prepare
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from paths import Budget, Log, save_atomically, work_folder
 from safetensors.torch import load_file, save_file
-from text_encoder import tokenize
+from text_encoder import token_ids
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -31,9 +31,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 STEPS, SUBSTEPS = 4, 3  # of the student; of the teacher for each of them
 GUIDANCE = 3.0
 RANK = 15  # 2.9 MB in fp16
-BATCH = 32
+BATCH = 32 if DEVICE.type == "cpu" else 192
 LEARNING_RATE = 1e-3
-CHECKPOINT_EVERY = 120.0  # seconds
+CHECKPOINT_EVERY = 120.0 if DEVICE.type == "cpu" else 20.0  # seconds
 
 
 class LowRank(nn.Module):
@@ -91,21 +91,25 @@ class FewSteps:
         if DEVICE.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())
         self.additions = add_low_rank(self.unet)
-        self.unet.to(DEVICE)
+        self.unet.to(DEVICE, memory_format=memory_format())
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
         self.alphas = make_scheduler().alphas_cumprod.to(DEVICE)
-        self.checkpoint, self.step, self.spent, self.loss = folder / "few_steps.pt", 0, 0.0, 1.0
+        self.empty = token_ids(self.tokenizer, [""]).to(DEVICE)
+        self.checkpoint, self.step, self.spent = folder / "few_steps.pt", 0, 0.0
+        self.loss = torch.ones((), device=DEVICE)
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, weights_only=True, map_location=DEVICE)
             for parameter, stored in zip(self.parameters, state["parameters"], strict=True):
                 parameter.data.copy_(stored)
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.spent, self.loss = state["step"], state["spent"], state["loss"]
+            self.step, self.spent = state["step"], state["spent"]
+            self.loss.fill_(state["loss"])
 
     def save(self) -> None:
         state = {"parameters": [p.detach() for p in self.parameters], "optimizer": self.optimizer.state_dict()}
-        save_atomically({**state, "step": self.step, "spent": self.spent, "loss": self.loss}, self.checkpoint)
+        progress = {"step": self.step, "spent": self.spent, "loss": self.loss.item()}
+        save_atomically({**state, **progress}, self.checkpoint)
 
     def levels(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Signal and noise at timesteps [N]; before timestep 0 lies the clean latent (1, 0)."""
@@ -137,15 +141,15 @@ class FewSteps:
         clean = (x - ratio * begin) / (next_signal - ratio * signal)
         return (signal * begin - clean) / noise
 
-    def train_step(self, latents: torch.Tensor, captions: list[str]) -> None:
-        """One step on scaled latents [N, C, 16, 16]."""
+    def train_step(self, latents: torch.Tensor, ids: torch.Tensor) -> None:
+        """One step on scaled latents [N, C, h, w] and caption ids [N, 77]."""
         span = 1000 // STEPS
         start = 999 - span * (torch.arange(len(latents), device=DEVICE) % STEPS)
         signal, noise = self.levels(start)
         x = signal * latents + noise * torch.randn_like(latents)
         with torch.no_grad(), autocast():
-            states = self.text_encoder(tokenize(self.tokenizer, captions)).last_hidden_state.float()
-            empty = self.text_encoder(tokenize(self.tokenizer, [""])).last_hidden_state.float().expand_as(states)
+            states = self.text_encoder(ids).last_hidden_state.float()
+            empty = self.text_encoder(self.empty).last_hidden_state.float().expand_as(states)
         wanted = self.teach(x, start, states, empty)
         loss = functional.mse_loss(self.velocity(x, start, states, student=True), wanted)
         self.optimizer.zero_grad(set_to_none=True)
@@ -153,7 +157,7 @@ class FewSteps:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.step += 1
-        self.loss += 0.05 * (loss.item() - self.loss)
+        self.loss.lerp_(loss.detach(), 0.05)
 
     def export(self, path: Path) -> None:
         """The additions in fp16 under the names that diffusers gives a LoRA of a UNet."""
@@ -168,25 +172,26 @@ class FewSteps:
 
 def train_few_steps(training: FewSteps, dataset: Dataset, latents: torch.Tensor, minutes: float, log: Log) -> None:
     """Train for `minutes` in all; latents are scaled."""
-    budget, rng = Budget(minutes, training.spent), np.random.default_rng(training.step)
+    budget = Budget(minutes, training.spent)
+    torch.manual_seed(training.step)
     saved = budget.spent
-    while budget.fraction < 1:
+    for rows, ids in batches(dataset, training.tokenizer, BATCH, seed=training.step):
         for group in training.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (training.step + 1) / 30) * (1 - budget.fraction)
-        rows = dataset.random_rows(BATCH, rng)
-        captions = [dataset.describe(dataset.items[row], rng) for row in rows]
-        training.train_step(latents[torch.from_numpy(rows)].to(DEVICE), captions)
-        training.spent = budget.spent
-        if budget.spent - saved > CHECKPOINT_EVERY or budget.fraction >= 1:
-            saved = budget.spent
+        training.train_step(latents[rows].float(), ids)
+        training.spent, finished = budget.spent, budget.fraction >= 1
+        if training.spent - saved > CHECKPOINT_EVERY or finished:
+            saved = training.spent
             training.save()
-            log(f"few steps {budget.spent / 60:4.1f} min step {training.step} loss {training.loss:.4f}")
+            log(f"few steps {saved / 60:4.1f} min step {training.step} loss {training.loss.item():.4f}")
+        if finished:
+            return
 
 
 def few_steps_stage(model: Path, dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
     """Distil the exported folder `model` on the run's latents; the additions are written into it."""
     scale = json.loads((model / "vae" / "config.json").read_text())["scaling_factor"]
-    latents = torch.load(folder / "latents.pt", weights_only=True)["latents"].float() * scale
+    latents = torch.load(folder / "latents.pt", weights_only=True, map_location=DEVICE)["latents"] * scale
     training = FewSteps(model, folder)
     train_few_steps(training, dataset, latents, minutes, log)
     training.export(model / "few_steps.safetensors")
@@ -200,8 +205,7 @@ def main() -> None:
     parser.add_argument("--run", default="default", help="where the latents lie and checkpoints go")
     parser.add_argument("--minutes", type=float, default=15)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    prepare()
     folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."), options.concepts)
     few_steps_stage(options.model, dataset, options.minutes, folder, Log(folder / "few_steps.log"))
 

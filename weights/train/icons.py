@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIZE = 128  # pixels of a training picture
+SIZE = 256  # pixels of a training picture
 STYLES = {  # style word in captions -> npm package of the icon set
     "noto": "iconify-json-noto",  # Google, Apache-2.0
     "fluent": "iconify-json-fluent-emoji",  # Microsoft, MIT
@@ -43,20 +44,23 @@ def read_package(folder: Path, package: str, member: str) -> Any:
         return json.load(stream)
 
 
-def render(icon_set: dict[str, Any], name: str) -> NDArray[np.uint8]:
-    """One icon as RGBA [SIZE, SIZE, 4]; rendered at twice the size and reduced, which antialiases well."""
-    from resvg_py import svg_to_bytes
-
+def svg_of(icon_set: dict[str, Any], name: str) -> str:
+    """One icon as a document of SIZE pixels."""
     icon = icon_set["icons"][name]
     width = icon.get("width", icon_set.get("width", 16))
     height = icon.get("height", icon_set.get("height", 16))
-    svg = (
+    return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}" '
-        f'width="{2 * SIZE}" height="{2 * SIZE}">{icon["body"]}</svg>'
+        f'width="{SIZE}" height="{SIZE}">{icon["body"]}</svg>'
     )
-    drawn = Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg)))).convert("RGBA")
-    return np.asarray(drawn.resize((SIZE, SIZE), Image.Resampling.LANCZOS))  # Pillow premultiplies alpha to resize
+
+
+def render(svg: str) -> NDArray[np.uint8]:
+    """A document as RGBA [SIZE, SIZE, 4]."""
+    from resvg_py import svg_to_bytes
+
+    return np.asarray(Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg)))).convert("RGBA"))
 
 
 def shared_names(icon_sets: list[dict[str, Any]]) -> list[str]:
@@ -66,15 +70,17 @@ def shared_names(icon_sets: list[dict[str, Any]]) -> list[str]:
 
 
 def load_icons(packages: Path, cache: Path) -> tuple[list[str], NDArray[np.uint8]]:
-    """(names, pictures [name, style, SIZE, SIZE, 4]) from `cache`, rendered first when missing (a few minutes)."""
-    listing, array = cache / "icons.json", cache / "icons.npy"
+    """(names, pictures [name, style, SIZE, SIZE, 4]) from `cache`, rendered first when missing (on all cores)."""
+    listing, array = cache / f"icons_{SIZE}.json", cache / f"icons_{SIZE}.npy"
     if not listing.exists():
         icon_sets = [read_package(packages, package, "icons.json") for package in STYLES.values()]
         names = shared_names(icon_sets)
-        pictures = np.empty((len(names), len(STYLES), SIZE, SIZE, 4), np.uint8)
-        for row, name in enumerate(names):
-            for column, icon_set in enumerate(icon_sets):
-                pictures[row, column] = render(icon_set, name)
-        np.save(array, pictures)
+        shape = (len(names), len(STYLES), SIZE, SIZE, 4)
+        pictures = np.lib.format.open_memmap(array, "w+", np.uint8, shape)
+        documents = (svg_of(icon_set, name) for name in names for icon_set in icon_sets)
+        with multiprocessing.get_context("fork").Pool() as pool:
+            for row, drawn in enumerate(pool.imap(render, documents, chunksize=16)):
+                pictures[row // len(STYLES), row % len(STYLES)] = drawn
+        pictures.flush()
         listing.write_text(json.dumps(names))
     return json.loads(listing.read_text()), np.load(array, mmap_mode="r")

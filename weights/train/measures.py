@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from compose import centres
 from dataset import Dataset, Item
+from drawing import draw_in_parallel, to_tensor
 from judge import Judge
 from numpy.typing import NDArray
 from PIL import Image
-from vae import to_tensor
 
 Pictures = NDArray[np.uint8]  # [N, H, W, 3]
 
@@ -73,7 +73,7 @@ def through_vae(vae: torch.nn.Module, pictures: Pictures) -> Pictures:
 
 def pixel_distance(first: Pictures, second: Pictures) -> NDArray[np.float32]:
     """Root mean square difference of every picture of `first` [N] to every one of `second` [M]: [N, M], 0 to 255."""
-    a, b = (x.reshape(len(x), -1).astype(np.float32) for x in (first[:, ::2, ::2], second[:, ::2, ::2]))
+    a, b = (x.reshape(len(x), -1).astype(np.float32) for x in (first[:, ::4, ::4], second[:, ::4, ::4]))
     squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T
     return np.sqrt(np.maximum(squares, 0) / a.shape[1])
 
@@ -81,7 +81,7 @@ def pixel_distance(first: Pictures, second: Pictures) -> NDArray[np.float32]:
 def nearest_table(judge: Judge, generated: Pictures, again: Pictures, dataset: Dataset) -> dict[str, float]:
     """Means over samples: distance to the nearest training icon, and between two seeds of one prompt."""
     first, last = dataset.bounds[0]
-    real = np.stack([dataset.draw(item) for item in dataset.items[first:last]])
+    real = np.concatenate(list(draw_in_parallel(dataset.draw, dataset.items[first:last])))
     mine, other, known = (name(judge, pictures)[2] for pictures in (generated, again, real))
     two_seeds = (generated.astype(np.float32) - again).reshape(len(generated), -1)
     return {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from device import DEVICE, prepare
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
@@ -20,7 +21,7 @@ PROMPTS = (
     "a cat left of a dog", "a sun above a house, noto", "a big pizza and a small mushroom, flat",
     "a duck on yellow, fluent", "a parrot", "a wolf, noto", "a chair",
 )  # fmt: skip
-COLUMNS, LABEL = 6, 14
+COLUMNS, SHOWN, LABEL = 6, 128, 14  # a picture's size in the grid, and its label's height
 
 
 def draw_pictures(
@@ -35,22 +36,20 @@ def draw_pictures(
             prompts[at : at + 32],
             num_inference_steps=steps,
             guidance_scale=guidance,
-            width=128,
-            height=128,
             generator=generators,
         ).images
     return pictures
 
 
 def lay_out(pictures: list[Image.Image], labels: list[str], columns: int) -> Image.Image:
-    """Pictures in rows, each with its label below."""
+    """Pictures in rows, reduced, each with its label below."""
     rows = -(-len(pictures) // columns)
-    grid = Image.new("RGB", (columns * 128, rows * (128 + LABEL)), "white")
+    grid = Image.new("RGB", (columns * SHOWN, rows * (SHOWN + LABEL)), "white")
     pen = ImageDraw.Draw(grid)
     for index, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
-        x, y = index % columns * 128, index // columns * (128 + LABEL)
-        grid.paste(picture, (x, y))
-        pen.text((x + 2, y + 128), label[:24], fill="black")
+        x, y = index % columns * SHOWN, index // columns * (SHOWN + LABEL)
+        grid.paste(picture.resize((SHOWN, SHOWN), Image.Resampling.BOX), (x, y))
+        pen.text((x + 2, y + SHOWN), label[:24], fill="black")
     return grid
 
 
@@ -73,7 +72,7 @@ def draw_grid(
 def load_pipeline(model: Path) -> StableDiffusionPipeline:
     """An exported folder in float32."""
     pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
-    return pipeline.to(torch.float32)
+    return pipeline.to(DEVICE, torch.float32)
 
 
 def save_small(grid: Image.Image, path: Path, limit: int = 1_000_000) -> None:
@@ -97,7 +96,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompt", action="append", help="instead of the built-in ones; may be given repeatedly")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare()
     prompts = tuple(options.prompt or PROMPTS)
     grid = draw_grid(
         load_pipeline(options.model), prompts, steps=options.steps, guidance=options.guidance, seed=options.seed

