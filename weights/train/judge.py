@@ -57,7 +57,7 @@ class Judge(nn.Module):
 
 
 class Icons:
-    """The concepts' icons on the device, to be augmented: uint8 [concept, style, 4, KEPT, KEPT], colours times alpha."""
+    """The concepts' icons on the device, for augmenting: uint8 [concept, style, 4, KEPT, KEPT], colours * alpha."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.concepts, self.styles = len(dataset.concepts), len(dataset.styles)
