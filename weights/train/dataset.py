@@ -6,7 +6,7 @@ Pairs of concept and style that are held out occur nowhere, not even in a scene.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +107,20 @@ class Dataset:
             return draw_scene(icon, self.icon(item.second, item.style), item.scene)
         return on_background(icon) if item.colour is None else on_background(icon, COLOURS[item.colour])
 
+    def draw_all(self, items: list[Item]) -> Iterator[NDArray[np.uint8]]:
+        """The pictures in arrays [n, SIZE, SIZE, 3], drawn on all cores."""
+        self._open_icons()
+        return draw_in_parallel(self.draw, items)
+
+    def random_pictures(self, count: int) -> Iterator[NDArray[np.uint8]]:
+        """random_picture of the seeds from 0 to count - 1, likewise."""
+        self._open_icons()
+        return draw_in_parallel(self.random_picture, range(count))
+
+    def _open_icons(self) -> None:
+        """Before the workers fork, so that they share what is read, and none renders it anew."""
+        _ = self.rows, self.autoencoder_rows
+
     def describe(self, item: Item, rng: np.random.Generator) -> str:
         """One of the item's many captions."""
         style, first = self.styles[item.style], self.concepts[item.concept]
@@ -135,7 +149,7 @@ class Dataset:
     def white_pictures(self) -> NDArray[np.uint8]:
         """Every fourth of the single icons on white, to measure latents on."""
         first, last = self.bounds[0]
-        return np.concatenate(list(draw_in_parallel(self.draw, self.items[first:last:4])))
+        return np.concatenate(list(self.draw_all(self.items[first:last:4])))
 
     def probes(self) -> dict[str, NDArray[np.uint8]]:
         """Pictures to measure an autoencoder on: concepts it was trained on and concepts it never saw, on white."""
@@ -152,6 +166,6 @@ def cached_latents(dataset: Dataset, encode: Callable[[NDArray[np.uint8]], torch
         stored = torch.load(path, weights_only=True, map_location=DEVICE)["latents"]
         if len(stored) == len(dataset.items):
             return stored
-    latents = torch.cat([encode(pictures).half() for pictures in draw_in_parallel(dataset.draw, dataset.items)])
+    latents = torch.cat([encode(pictures).half() for pictures in dataset.draw_all(dataset.items)])
     save_atomically({"latents": latents}, path)
     return latents

@@ -133,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     prepare()
     folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."))
-    store = Store(dataset.random_picture, PICTURES)
+    store = Store(dataset.random_pictures(PICTURES))
     train_decoder(DecoderTraining(folder), dataset, store, options.minutes, Log(folder / "decoder.log"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,12 +51,11 @@ def normalise(pictures: torch.Tensor) -> torch.Tensor:
 
 
 class Store:
-    """Random pictures uint8 [count, SIZE, SIZE, 3] on the device, and batches cut from them."""
+    """Pictures uint8 [count, SIZE, SIZE, 3] on the device, and random batches cut from them."""
 
-    def __init__(self, draw: Draw, count: int) -> None:
-        """`draw` gets the numbers from 0 to count - 1 as seeds."""
-        parts = [torch.from_numpy(part).to(DEVICE) for part in draw_in_parallel(draw, range(count))]
-        self.pictures = torch.cat(parts)
+    def __init__(self, pictures: Iterable[NDArray[np.uint8]]) -> None:
+        """From arrays [n, SIZE, SIZE, 3]."""
+        self.pictures = torch.cat([torch.from_numpy(part).to(DEVICE) for part in pictures])
 
     def batch(self, count: int, crop: int) -> torch.Tensor:
         """[count, 3, crop, crop] in [-1, 1]: random places of random pictures, half of them mirrored."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from compose import centres
 from dataset import Dataset, Item
-from drawing import draw_in_parallel, to_tensor
+from drawing import to_tensor
 from judge import Judge
 from numpy.typing import NDArray
 from PIL import Image
@@ -81,7 +81,7 @@ def pixel_distance(first: Pictures, second: Pictures) -> NDArray[np.float32]:
 def nearest_table(judge: Judge, generated: Pictures, again: Pictures, dataset: Dataset) -> dict[str, float]:
     """Means over samples: distance to the nearest training icon, and between two seeds of one prompt."""
     first, last = dataset.bounds[0]
-    real = np.concatenate(list(draw_in_parallel(dataset.draw, dataset.items[first:last])))
+    real = np.concatenate(list(dataset.draw_all(dataset.items[first:last])))
     mine, other, known = (name(judge, pictures)[2] for pictures in (generated, again, real))
     two_seeds = (generated.astype(np.float32) - again).reshape(len(generated), -1)
     return {

@@ -84,7 +84,7 @@ def vae_stage(dataset: Dataset, store: Store, minutes: float, folder: Path, log:
 
 def autoencoder_stages(dataset: Dataset, minutes: dict[str, float], folder: Path, log: Log) -> None:
     """Autoencoder, sharper decoder and small sibling, those that `minutes` names, on one store of pictures."""
-    store = Store(dataset.random_picture, PICTURES)
+    store = Store(dataset.random_pictures(PICTURES))
     if "vae" in minutes:
         vae_stage(dataset, store, minutes["vae"], folder, log)
     if "decoder" in minutes:
@@ -181,6 +181,7 @@ def main(arguments: list[str]) -> None:
     if "denoiser" in minutes:
         training, vae = denoiser_stage(options, dataset, minutes["denoiser"], folder, log)
         if options.start is None:
+            vae = finished_vae(folder)  # the decoder may have learned on meanwhile
             tiny = TinyTraining(vae, folder).tiny.eval()
         else:
             tiny = AutoencoderTiny.from_pretrained(options.start / "taesd")
