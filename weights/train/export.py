@@ -61,6 +61,8 @@ def write_folder(
         shutil.rmtree(target / part, ignore_errors=True)
     target.mkdir(parents=True, exist_ok=True)
     pipeline.to(dtype=torch.float16)
+    for network in (pipeline.unet, pipeline.vae, *([tiny] if tiny is not None else [])):
+        network.to(memory_format=torch.contiguous_format)  # a file has no other
     pipeline.save_pretrained(target, safe_serialization=True)
     shutil.rmtree(target / "unet")
     pipeline.unet.save_pretrained(target / "unet", max_shard_size=SHARD)
