@@ -37,10 +37,10 @@ def held_out() -> dict[str, Any]:
     return json.loads((TRAIN / "held_out.json").read_text())
 
 
-def icon(colour: tuple[int, int, int]) -> np.ndarray:
+def icon(colour: tuple[int, int, int], side: int) -> np.ndarray:
     """A filled square that leaves a transparent border of a quarter."""
-    picture = np.zeros((128, 128, 4), np.uint8)
-    picture[32:96, 32:96] = (*colour, 255)
+    picture = np.zeros((side, side, 4), np.uint8)
+    picture[side // 4 : -side // 4, side // 4 : -side // 4] = (*colour, 255)
     return picture
 
 
@@ -117,13 +117,13 @@ def test_near_words_belong_to_concepts_and_never_give_a_held_out_word_away(train
 
 @pytest.mark.parametrize("layout", ["left", "above", "big"])
 def test_scenes_put_both_icons_where_the_caption_says(train: dict[str, ModuleType], layout: str) -> None:
-    compose, captions = train["compose"], train["captions"]
-    sizes = (76, 44) if layout == "big" else (56, 56)
+    compose, captions, side = train["compose"], train["captions"], train["icons"].SIZE
+    sizes = (19 * side // 32, 11 * side // 32) if layout == "big" else (7 * side // 16, 7 * side // 16)
     scene = compose.Scene(layout, sizes, (255, 255, 255))
-    picture = compose.draw_scene(icon((255, 0, 0)), icon((0, 0, 255)), scene)
+    picture = compose.draw_scene(icon((255, 0, 0), side), icon((0, 0, 255), side), scene)
     for (x, y), size, colour in zip(compose.centres(scene), sizes, [(255, 0, 0), (0, 0, 255)], strict=True):
         assert min(x, y) >= size // 2
-        assert max(x, y) + size // 2 <= 128
+        assert max(x, y) + size // 2 <= side
         assert tuple(picture[y, x]) == colour
     (x1, y1), (x2, y2) = compose.centres(scene)
     assert (y1 < y2) if layout == "above" else (x1 < x2)
@@ -134,9 +134,10 @@ def test_scenes_put_both_icons_where_the_caption_says(train: dict[str, ModuleTyp
 
 
 def test_background_shows_where_the_icon_is_clear(train: dict[str, ModuleType]) -> None:
-    picture = train["compose"].on_background(icon((10, 20, 30)), (200, 100, 50))
+    side = train["icons"].SIZE
+    picture = train["compose"].on_background(icon((10, 20, 30), side), (200, 100, 50))
     assert tuple(picture[0, 0]) == (200, 100, 50)
-    assert tuple(picture[64, 64]) == (10, 20, 30)
+    assert tuple(picture[side // 2, side // 2]) == (10, 20, 30)
 
 
 def test_random_scenes_fit_into_the_picture(train: dict[str, ModuleType]) -> None:
@@ -145,7 +146,7 @@ def test_random_scenes_fit_into_the_picture(train: dict[str, ModuleType]) -> Non
         scene = compose.random_scene(rng)
         for (x, y), size in zip(compose.centres(scene), scene.sizes, strict=True):
             assert min(x, y) - size // 2 >= 0
-            assert max(x, y) - size // 2 + size <= 128
+            assert max(x, y) - size // 2 + size <= train["icons"].SIZE
 
 
 def test_merges_are_the_most_frequent_pairs_in_turn(train: dict[str, ModuleType]) -> None:
