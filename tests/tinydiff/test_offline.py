@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from cli_tools import Cli
 from miniatures import write_folder
+from PIL import Image
+
+from tinydiff_weights.open import open_model
 
 
 @pytest.fixture
@@ -45,8 +48,12 @@ def test_a_model_from_its_folder(cli: Cli, sockets: list[object], family: str) -
 
 
 def test_the_embedded_model(cli: Cli, sockets: list[object]) -> None:
+    """In its own size, which nobody names."""
     result = cli("generate", "a red apple", "--steps", "1", "-o", "x.png")
     assert (result.code, result.out) == (0, "x.png\n"), result.err
+    own = open_model().defaults
+    with Image.open(cli.cwd / "x.png") as picture:
+        assert picture.size == (own["width"], own["height"])
     assert sockets == []
 
 

@@ -22,7 +22,8 @@ from tinydiff_weights.packed import weights_of
 from tinydiff_weights.packed_verify import verify
 
 MB = 2**20
-SMALL: dict[str, Any] = {"seed": 1, "width": 64, "height": 64, "output_type": "np"}
+CALL: dict[str, Any] = {"seed": 1, "output_type": "np"}
+SMALL: dict[str, Any] = {"width": 64, "height": 64}  # where nothing depends on the size
 REMAKE = (
     "`tinydiff quantize weights/train/master weights/tinydiff_weights/default.safetensors --weights int8 --force` "
     "makes it again"
@@ -30,7 +31,7 @@ REMAKE = (
 
 
 def draw(pipe: tinydiff.Pipeline, **settings: Any) -> NDArray[np.float32]:
-    images: Any = pipe("a red apple", **{**SMALL, **settings}).images
+    images: Any = pipe("a red apple", **CALL, **settings).images
     return np.asarray(images)
 
 
@@ -67,7 +68,8 @@ def test_it_is_one_file_of_at_most_32_mb_with_everything_in_it() -> None:
 
 @pytest.mark.parametrize("steps", [4, 20])
 def test_its_pictures_are_near_those_of_the_master(steps: int) -> None:
-    """In few steps with the additions, and guided: and their bits are those of weights quantised in memory."""
+    """In few steps with the additions, and guided, in the model's own size: and their bits are those of weights
+    quantised in memory."""
     picture = draw(shipped(), num_inference_steps=steps)
     exact = draw(master("float32"), num_inference_steps=steps)
     assert exact.std() > 0.05
@@ -82,10 +84,10 @@ def master(weights: str) -> tinydiff.Pipeline:
 
 def test_the_small_autoencoder_that_it_brings() -> None:
     """`vae="taesd"`: the bits of the master's folder, and another picture than the large one's."""
-    picture = draw(shipped("taesd"), num_inference_steps=1)
+    picture = draw(shipped("taesd"), **SMALL, num_inference_steps=1)
     own = tinydiff.Pipeline.from_pretrained(vae=MASTER / "taesd")
-    np.testing.assert_array_equal(picture, draw(own, num_inference_steps=1))
-    assert np.abs(picture - draw(shipped(), num_inference_steps=1)).mean() > 0.001
+    np.testing.assert_array_equal(picture, draw(own, **SMALL, num_inference_steps=1))
+    assert np.abs(picture - draw(shipped(), **SMALL, num_inference_steps=1)).mean() > 0.001
 
 
 def test_a_model_without_one_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +103,7 @@ def test_a_model_without_one_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("weights", ["float32", "float16", "int4"])
 def test_other_weights_than_its_own(weights: str) -> None:
     pipe = tinydiff.Pipeline.from_pretrained(weights=weights)
-    error = draw(pipe, num_inference_steps=4) - draw(shipped(), num_inference_steps=4)
+    error = draw(pipe, **SMALL, num_inference_steps=4) - draw(shipped(), **SMALL, num_inference_steps=4)
     assert 0 < np.mean(np.square(error)) < 10 ** (-1.5)
 
 
