@@ -42,22 +42,23 @@ def digests(kernels: Mapping[str, Kernel], path: Path) -> dict[str, list[str]]:
 
 
 class Picture(NamedTuple):
-    """A picture in a few steps, of the embedded model or of a packed file."""
+    """A picture in a few steps, of the embedded model or of a packed file; `output` "latent": before it is decoded."""
 
     weights: str
     side: int
     steps: int = 4
     threads: int = 1
     model: str | None = None
+    output: str = "np"
 
 
 def picture_digest(picture: Picture) -> str:
-    """Hash of its float pixels, before they are rounded to bytes."""
+    """Hash of its float pixels, before they are rounded to bytes, or of its latents."""
     from tinydiff import Pipeline
 
     pipe = Pipeline.from_pretrained(picture.model, weights=picture.weights, backend="numba", threads=picture.threads)
     images: Any = pipe(
         "a red apple", seed=1, width=picture.side, height=picture.side, num_inference_steps=picture.steps,
-        output_type="np",
+        output_type=picture.output,
     ).images  # fmt: skip
     return hashlib.sha256(images.tobytes()).hexdigest()

@@ -32,6 +32,9 @@ FOLDERS = [str(TESTS), *(str(TESTS.parent / part) for part in (".", "kernels", "
 SIGILL = 4
 
 
+LONG = Picture("int8", 256, steps=1, output="latent")  # attention in integers begins at 256 tokens
+
+
 @dataclass(frozen=True)
 class Core:
     """What a core has, best path first; the paths whose kernels are called one by one, and the pictures it makes."""
@@ -50,7 +53,7 @@ CORES = {
         ["dotprod", "neon"],
         ["dotprod", "neon", "generic"],
         ["dotprod"],
-        [Picture("float32", 64, threads=2), Picture("int8", 128)],
+        [Picture("float32", 64, threads=2), Picture("int8", 128), LONG],
     ),
     "cortex-a710": Core(
         ["dotprod", "i8mm", "neon"],

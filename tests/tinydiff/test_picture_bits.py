@@ -21,17 +21,22 @@ import tinydiff
 from tinydiff_kernels import dispatch
 from tinydiff_kernels.compiled import program
 program.LITTLE_WORK = 0  # all threads work on every kernel
-found = {}
-for weights in ("float32", "int8"):
-    for threads in json.loads(sys.argv[1]):
+found, kernels = {}, set()
+for name, weights, call in json.loads(sys.argv[1]):
+    for threads in json.loads(sys.argv[2]):
         pipe = tinydiff.Pipeline.from_pretrained(weights=weights, threads=threads)
-        out = pipe("a red apple", seed=1, num_inference_steps=2, width=64, height=64, output_type="np")
+        out = pipe("a red apple", seed=1, **call)
         assert np.isfinite(out.images).all() and out.images.std() > 0.05
-        found[f"{weights}, {threads} threads"] = hashlib.sha256(out.images.tobytes()).hexdigest()
-print(json.dumps({"path": dispatch.choose().path.name, "bits": found}))
+        found[f"{name}, {threads} threads"] = hashlib.sha256(out.images.tobytes()).hexdigest()
+    made = (action for one in pipe.unet.backend.programs.values() for action in one.actions)
+    kernels |= {action.kernel for action in made if isinstance(action, program.Launch)}
+print(json.dumps({"path": dispatch.choose().path.name, "bits": found, "kernels": sorted(kernels)}))
 """
 HERE = [path.name for path in dispatch.available(cpu.detect())]  # without what TINYDIFF_PATH may say
 THREADS = (1, 2, 3, 5)
+SMALL = {"num_inference_steps": 2, "width": 64, "height": 64, "output_type": "np"}
+LONG = {"num_inference_steps": 1, "width": 256, "height": 256, "output_type": "latent"}  # attention in integers
+PICTURES = (("float32", "float32", SMALL), ("int8", "int8", SMALL), ("long", "int8", LONG))
 
 
 def child(*arguments: str, **variables: str) -> str:
@@ -43,9 +48,9 @@ def child(*arguments: str, **variables: str) -> str:
     return done.stdout
 
 
-def pictures(*threads: int, **variables: str) -> dict[str, Any]:
-    """Path and hashes of pictures."""
-    found: dict[str, Any] = json.loads(child("-c", PROGRAM, json.dumps(threads), **variables))
+def pictures(*threads: int, what: Any = PICTURES, **variables: str) -> dict[str, Any]:
+    """Path, hashes of pictures, and the UNet's kernels."""
+    found: dict[str, Any] = json.loads(child("-c", PROGRAM, json.dumps(what), json.dumps(threads), **variables))
     return found
 
 
@@ -55,19 +60,20 @@ def of_this_machine() -> dict[str, str]:
     compiled_kernels()
     found = pictures(*THREADS)
     assert found["path"] == HERE[0]
+    assert {"attention_f32", "attention_i8"} <= set(found["kernels"])
     bits: dict[str, str] = found["bits"]
     return bits
 
 
-@pytest.mark.parametrize("weights", ["float32", "int8"])
-def test_threads(weights: str) -> None:
-    found = [bits for name, bits in of_this_machine().items() if name.startswith(weights)]
+@pytest.mark.parametrize("picture", [name for name, *_ in PICTURES])
+def test_threads(picture: str) -> None:
+    found = [bits for name, bits in of_this_machine().items() if name.startswith(picture)]
     assert len(found) == len(THREADS)
     assert len(set(found)) == 1
 
 
-def test_the_two_differ() -> None:
-    assert len(set(of_this_machine().values())) == 2
+def test_the_pictures_differ() -> None:
+    assert len(set(of_this_machine().values())) == len(PICTURES)
 
 
 @pytest.mark.parametrize("path", HERE[1:])
@@ -108,6 +114,7 @@ def test_checked_kernels_see_a_buffer_that_is_too_small() -> None:
 
 
 def test_checked_kernels_stay_in_their_buffers() -> None:
-    """TINYDIFF_CHECK=1 looks every address up: of each launch only its own buffers are allowed."""
-    found = pictures(2, TINYDIFF_CHECK="1")
+    """TINYDIFF_CHECK=1 looks every address up: of each launch only its own buffers are allowed. Checked kernels are
+    compiled anew; those of attention in integers have a test of their own (test_attention_i8.py)."""
+    found = pictures(2, what=PICTURES[:2], TINYDIFF_CHECK="1")
     assert found["bits"].items() <= of_this_machine().items()
