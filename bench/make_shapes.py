@@ -25,7 +25,7 @@ SIZES = {  # network -> pixels; text encoders have none
     "openclip-h": (0,),
     "openclip-g": (0,),
 }
-EMBEDDED = {"unet": 128, "vae": 128, "text_encoder": 0}
+EMBEDDED = ("unet", "vae", "text_encoder")  # in the model's own size
 
 
 def files() -> dict[str, str]:
@@ -34,9 +34,10 @@ def files() -> dict[str, str]:
     for name, sizes in SIZES.items():
         for size in sizes:
             made[f"{name}-{size}.txt" if size else f"{name}.txt"] = content(name, size, collect(NETWORKS[name], size))
-    embedded = open_model().components
-    for part, size in EMBEDDED.items():
-        config = dict(embedded[part].config)
+    embedded = open_model()
+    for part in EMBEDDED:
+        size = 0 if part == "text_encoder" else embedded.defaults["width"]
+        config = dict(embedded.components[part].config)
         made[f"embedded-{part}.txt"] = content(f"embedded {part}", size, collect(config, size))
     return made
 

@@ -33,7 +33,7 @@ def test_parameter_counts(name: str) -> None:
 def test_files_are_as_the_script_makes_them() -> None:
     made = make_shapes.files()
     kept = {file.name: file.read_text(encoding="utf-8") for file in make_shapes.FOLDER.glob("*.txt")}
-    assert kept == made
+    assert kept == made, "`python bench/make_shapes.py` makes them again"
 
 
 def test_reading_gives_what_was_written() -> None:
