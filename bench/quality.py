@@ -8,7 +8,8 @@ The exact pictures are those of MODEL, of the embedded model those of its fp16 m
     python bench/quality.py layers --weights int8                 the layers that lose most
     python bench/quality.py sensitivity --to FILE.json            what each layer costs if it alone is quantised
 
-Pictures are kept in WORK and found again, so that an interrupted run goes on, under the names that `judge.py` reads.
+Pictures have the model's own size. They are kept in WORK and found again, so that an interrupted run goes on, under the
+names that `judge.py` reads.
 A name of `--weights` is a choice of tinydiff, or NAME=PATH: a packed file. What was found: weights/QUANTISATION.md.
 """
 
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 
 from tinydiff import Pipeline
 from tinydiff.quality import layer_errors, psnr, sensitivities, snr
+from tinydiff_weights.fingerprint import fingerprint
+from tinydiff_weights.open import open_model
 
 HERE = Path(__file__).parent
 MASTER = HERE.parent / "weights" / "train" / "master"
@@ -64,9 +66,10 @@ def draw(pipe: Pipeline, prompt: str, seed: int, options: argparse.Namespace) ->
 
 
 def key(options: argparse.Namespace) -> str:
-    """The name of the folder of pictures."""
-    digest = hashlib.sha256(os.path.abspath(options.model).encode()).hexdigest()
-    model = "embedded" if options.model == MASTER else digest[:8]
+    """The name of the folder of pictures; a model that was changed gets another one."""
+    found = json.dumps(fingerprint(open_model(options.model)), sort_keys=True)
+    digest = hashlib.sha256(found.encode()).hexdigest()[:8]
+    model = f"embedded-{digest}" if options.model == MASTER else digest
     return model if options.steps == STEPS else f"{model}-{options.steps}-steps"
 
 
