@@ -17,7 +17,7 @@ THROTTLED = 1.05  # the last fifth against the first, from which on slowing down
 
 
 def described(settings: Json) -> str:
-    """`embedded, int8, 128x128, 4 steps, 2 threads`: what was set; the model's own choices are left out."""
+    """`embedded, int8, 256x256, 4 steps, 2 threads`: what was set; the model's own choices are left out."""
     parts = [str(settings["model"]), str(settings["weights"])]
     parts += [f"{settings['size'][0]}x{settings['size'][1]}"] if settings["size"] else []
     parts += [f"{settings['steps']} steps"] if settings["steps"] else []
