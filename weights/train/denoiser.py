@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from batches import batches
 from dataset import Dataset
-from device import DEVICE, autocast, compile_for_device, memory_format
+from device import DEVICE, autocast, memory_format
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from icons import SIZE
@@ -30,7 +30,7 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 CHANNELS = (64, 128, 224)
-BATCH, LEARNING_RATE = (64, 1e-3) if DEVICE.type == "cpu" else (256, 2e-3)
+BATCH, LEARNING_RATE = (64, 1e-3) if DEVICE.type == "cpu" else (512, 2e-3)
 TEXT_RATE = 0.3  # the text encoder's learning rate, relative
 CONSTANT_UNTIL = 0.6  # of the budget; the learning rate then falls to zero on a straight line
 EMA = 0.998
@@ -103,7 +103,6 @@ class DenoiserTraining:
         words = list(text_encoder.parameters())
         if DEVICE.type == "cpu":
             text_encoder.set_attn_implementation("eager")  # the backward pass of torch's fused attention is slow here
-        compile_for_device(unet)
         self.alphas = self.scheduler.alphas_cumprod.to(DEVICE)
         self.optimizers = [
             Muon(matrices, LEARNING_RATE),

@@ -37,16 +37,6 @@ def prepare(threads: int = 1) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-def compile_for_device(module: torch.nn.Module) -> None:
-    """Compile a network's forward and backward pass in place, where that is worth the wait.
-
-    Not on a CPU: with PyTorch 2.13 under autocast to bfloat16 the compiled UNet's loss was right and the gradients of
-    most of its parameters were zero. It ran 1.25 times as fast and learned nothing in two hours.
-    """
-    if DEVICE.type == "cuda":
-        module.compile()
-
-
 def memory_format() -> torch.memory_format:
     """How convolutions want their tensors: channels last on CUDA; NCHW on a CPU, faster there with few channels."""
     return torch.channels_last if DEVICE.type == "cuda" else torch.contiguous_format

@@ -24,6 +24,7 @@ from measures import (
     agreement,
     decibels,
     nearest_table,
+    resized,
     scene_agreement,
     sharpness,
     through_vae,
@@ -53,6 +54,7 @@ class Bench:
     def __init__(self, model: Path, dataset: Dataset, judge: Judge, share: float, setting: dict[str, Any]) -> None:
         self.model, self.dataset, self.judge, self.share, self.setting = model, dataset, judge, share, setting
         self.pipeline: StableDiffusionPipeline = load_pipeline(model)
+        self.size = int(self.pipeline.unet.config.sample_size) * 8  # pixels of the model's pictures
         if setting == FEW:
             attach(self.pipeline.unet, model / "few_steps.safetensors")
 
@@ -77,7 +79,7 @@ def retrieval(bench: Bench) -> dict[str, float]:
     items = bench.some(items, 400)
     pictures = bench.draw([bench.prompt(item) for item in items])
     found = agreement(bench.judge, pictures, items)
-    real = np.stack([bench.dataset.draw(item) for item in items])
+    real = resized(np.stack([bench.dataset.draw(item) for item in items]), pictures.shape[1])
     sharp = sharpness(pictures) / sharpness(through_vae(bench.pipeline.vae, real))
     return {"concept": found["concept"], "style": found["style"], "pictures": len(items), "sharpness": sharp}
 
@@ -138,6 +140,7 @@ def autoencoders(bench: Bench) -> dict[str, float]:
         tiny = AutoencoderTiny.from_pretrained(bench.model / "taesd").float().to(DEVICE)
     found = {}
     for name, pictures in bench.dataset.probes().items():
+        pictures = resized(pictures, bench.size)
         found[f"vae, {name}"] = psnr(bench.pipeline.vae, pictures)
         if tiny is not None:
             found[f"taesd, {name}"] = tiny_psnr(tiny, pictures)

@@ -9,6 +9,7 @@ import torch
 from compose import centres
 from dataset import Dataset, Item
 from drawing import to_tensor
+from icons import SIZE
 from judge import Judge
 from numpy.typing import NDArray
 from PIL import Image
@@ -36,10 +37,18 @@ def agreement(judge: Judge, pictures: Pictures, items: list[Item]) -> dict[str, 
 
 
 def cut_out(picture: NDArray[np.uint8], centre: tuple[int, int], size: int) -> NDArray[np.uint8]:
-    """One icon of a scene enlarged to the whole picture."""
-    x, y = centre
+    """One icon of a scene enlarged to the whole picture; place and size as in a picture of SIZE pixels."""
+    (x, y), whole = centre, Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     box = (x - size // 2, y - size // 2, x - size // 2 + size, y - size // 2 + size)
-    return np.asarray(Image.fromarray(picture).crop(box).resize(picture.shape[:2], Image.Resampling.BILINEAR))
+    return np.asarray(whole.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+
+def resized(pictures: Pictures, size: int) -> Pictures:
+    """To `size` pixels, by averaging."""
+    if pictures.shape[1] == size:
+        return pictures
+    small = [Image.fromarray(picture).resize((size, size), Image.Resampling.BOX) for picture in pictures]
+    return np.stack([np.asarray(picture) for picture in small])
 
 
 def scene_agreement(judge: Judge, pictures: Pictures, items: list[Item]) -> dict[str, float]:
@@ -81,7 +90,7 @@ def pixel_distance(first: Pictures, second: Pictures) -> NDArray[np.float32]:
 def nearest_table(judge: Judge, generated: Pictures, again: Pictures, dataset: Dataset) -> dict[str, float]:
     """Means over samples: distance to the nearest training icon, and between two seeds of one prompt."""
     first, last = dataset.bounds[0]
-    real = np.concatenate(list(dataset.draw_all(dataset.items[first:last])))
+    real = resized(np.concatenate(list(dataset.draw_all(dataset.items[first:last]))), generated.shape[1])
     mine, other, known = (name(judge, pictures)[2] for pictures in (generated, again, real))
     two_seeds = (generated.astype(np.float32) - again).reshape(len(generated), -1)
     return {
