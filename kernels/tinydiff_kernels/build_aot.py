@@ -31,7 +31,7 @@ def exports_of(path: dispatch.Path) -> aot.Exports:
     """symbol -> (function, signature) of every kernel, as this path runs it."""
     return {
         native.symbol(operation, path.name): (dispatch.source(operation, path), SIGNATURE)
-        for operation in dispatch.KERNELS
+        for operation in dispatch.COMPILED
     }
 
 

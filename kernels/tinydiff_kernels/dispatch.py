@@ -126,6 +126,12 @@ KERNELS: dict[str, dict[str, str]] = {
     },
 }
 
+TEAM: dict[str, dict[str, str]] = {  # how threads run the kernels above (team.py)
+    "team_lead": {"generic": "tinydiff_kernels.team_kernels:team_lead"},
+    "team_follow": {"generic": "tinydiff_kernels.team_kernels:team_follow"},
+}
+COMPILED = {**KERNELS, **TEAM}  # all that is compiled for a path
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -176,7 +182,7 @@ def rows_for(path: Path) -> list[str]:
 
 def find(operation: str, path: Path) -> tuple[str, str]:
     """(path of the row, "module:function") of the kernel for an operation on a path. Raises KernelError without one."""
-    rows = KERNELS.get(operation)
+    rows = COMPILED.get(operation)
     if rows is None:
         raise KernelError(f"no kernel is called {operation!r}; known: {', '.join(KERNELS) or 'none'}")
     for name in rows_for(path):

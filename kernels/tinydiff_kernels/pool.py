@@ -6,6 +6,8 @@ The kernel adds 1 to the counter, atomically, to get its next tile, until none i
 Tiles own their outputs, so the result does not depend on how many threads there are or which of them is fast:
 a big core simply takes more tiles. Numba's prange would bring a threading layer that forks badly and aborts when two
 Python threads use it; here kernels run without the interpreter's lock, in ordinary Python threads.
+
+Compiled kernels that are not long go to a team (`team.py`), whose threads wait for the next one awake.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from queue import Empty, SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff_kernels import checked
+from tinydiff_kernels import checked, team
 from tinydiff_kernels.cpu import this_cpu
 
 Kernel = Callable[[int, int, int], None]
-STOPPED_BY_ERROR = 2  # in the cancel word; whoever cancels from outside writes another number
+STOPPED_BY_ERROR = team.STOPPED_BY_ERROR
 COUNTER_WORDS = 8  # a cache line of its own
 PATIENCE = 0.05  # s between looks: a signal that comes just before a thread falls asleep does not wake it
 
@@ -129,6 +131,7 @@ class Pool:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._queues: list[SimpleQueue[Job]] = []
+        self._team = team.Team()
 
     def _grow(self, workers: int) -> None:
         while len(self._queues) < workers:
@@ -136,6 +139,11 @@ class Pool:
             name = f"tinydiff-{len(self._queues) + 1}"
             threading.Thread(target=_serve, args=(queue,), name=name, daemon=True).start()
             self._queues.append(queue)
+
+    def run_compiled(self, kernel: int, descriptor: NDArray[np.int64], cancel: NDArray[np.int32], threads: int) -> None:
+        """Run the kernel at an address; this thread works too."""
+        with self._turn:
+            self._team.run(kernel, descriptor, cancel, threads)
 
     def run(self, job: Job, threads: int, *, apart: bool) -> None:
         """Run a job on `threads` threads, this one among them unless `apart`. One job at a time: others wait."""
@@ -203,6 +211,10 @@ def run(
     apart = long and threading.current_thread() is threading.main_thread()
     if count == 1 and not is_checked and not apart:
         Alone(word).run(kernel, descriptor.ctypes.data)
+        return
+    code = None if is_checked or apart else team.address_of(kernel)
+    if code is not None:
+        _shared.run_compiled(code, descriptor, word, count)
         return
     job = Job(kernel, descriptor, word)
     if is_checked:

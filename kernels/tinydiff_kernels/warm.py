@@ -36,7 +36,7 @@ def compile_all(progress: Progress | None = None, jobs: int | None = None) -> No
     """Compile every kernel of the path in use and keep them. KernelError where a child fails."""
     from tinydiff_kernels import _jit
 
-    folder, total, done = _jit.settings().cache, len(dispatch.KERNELS), 0
+    folder, total, done = _jit.settings().cache, len(dispatch.COMPILED), 0
     if folder is None:
         raise KernelError(f"compiled kernels cannot be kept: {_jit.settings().note}")
     count = jobs or max(1, min(this_cpu().big_cores, 4))
@@ -82,7 +82,7 @@ def load() -> None:
     if missing():
         compile_all()
     arguments = (_numba.types.int64,) * 3
-    for operation in dispatch.KERNELS:
+    for operation in dispatch.COMPILED:
         kernel: Any = dispatch.kernel(operation)
         kernel.compile(arguments)
 
@@ -93,7 +93,7 @@ def _compile_share(share: int, of: int) -> None:
     path = _jit.settings().path
     # Numba files what it keeps under the signature as it was given; a call gives a tuple of types, and so do we.
     arguments = (_numba.types.int64,) * 3
-    for operation in list(dispatch.KERNELS)[share::of]:
+    for operation in list(dispatch.COMPILED)[share::of]:
         _jit.jitted(dispatch.source(operation, path)).compile(arguments)
         print(operation, flush=True)
 

@@ -132,23 +132,23 @@ def test_a_fork_after_use_works(folder: Path) -> None:
 IN_A_LARGE_STEP = """
 import sys, threading
 from tinydiff.cli import main
-from tinydiff_kernels import dispatch, pool
 from tinydiff_kernels.compiled.backend import Compiled
-run, make, started = pool.run, Compiled.make, []
-def told(kernel, *given, **more):
-    if kernel is dispatch.kernel("{kernel}"):
+from tinydiff_kernels.compiled.program import Program
+launch, make, started = Program._launch, Compiled.make, []
+def told(self, action, *given):
+    if action.kernel == "{kernel}":
         if not started:
             threading.Timer(0.1, print, ["ready"], {{"flush": True}}).start()
         started.append(1)
-    run(kernel, *given, **more)
+    launch(self, action, *given)
 def large(self, rows):
     if rows.grid.rows < 100_000:
         return make(self, rows)
-    pool.run = told
+    Program._launch = told
     try:
         return make(self, rows)
     finally:
-        pool.run = run
+        Program._launch = launch
         print(len(started), flush=True)
 Compiled.make = large
 sys.exit(main(sys.argv[1:]))

@@ -35,7 +35,7 @@ def kept(folder: Path) -> dict[str, int]:
 
 def functions(path: dispatch.Path) -> set[object]:
     """What is compiled for a path; operations may share a function."""
-    return {dispatch.source(operation, path) for operation in dispatch.KERNELS}
+    return {dispatch.source(operation, path) for operation in dispatch.COMPILED}
 
 
 def test_warmup_in_a_fresh_cache(tmp_path: Path) -> None:

@@ -76,12 +76,15 @@ from tinydiff_kernels.simd.lanes import (
 )
 from tinydiff_kernels.simd.memory import (
     bytes_of,
+    call_kernel,
     fetch_add,
+    fetch_add_in_order,
     load,
     load_acquire,
     load_group,
     load_splat,
     prefetch,
+    relax,
     store,
 )
 from tinydiff_kernels.simd.polynomial import (
@@ -157,6 +160,7 @@ __all__ = [
     "bit_xor",
     "bits_of",
     "bytes_of",
+    "call_kernel",
     "combine",
     "composed",
     "cos",
@@ -176,6 +180,7 @@ __all__ = [
     "f32x32",
     "f32x64",
     "fetch_add",
+    "fetch_add_in_order",
     "float_of",
     "float_to_half",
     "fma",
@@ -223,6 +228,7 @@ __all__ = [
     "outer_dot",
     "pair_products",
     "prefetch",
+    "relax",
     "quick_gelu",
     "reinterpret",
     "round_even",

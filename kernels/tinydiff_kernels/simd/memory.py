@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinydiff_kernels import checked
-from tinydiff_kernels._numba import ir, types
+from tinydiff_kernels._numba import cgutils, ir, types
 from tinydiff_kernels.simd.define import Lowered, operation, refuse, vector_class
 from tinydiff_kernels.simd.emit import I32, I64, Emit, Value
 from tinydiff_kernels.simd.lanes import scalar_of
@@ -213,3 +213,52 @@ def load_acquire(address: Type) -> Any:
         return builder.load_atomic(where, "acquire", 4)
 
     return types.int32(types.int64), generate
+
+
+@operation
+def fetch_add_in_order(address: Type, amount: Type) -> Any:
+    """As fetch_add, in the one order that all threads see (sequentially consistent): for agreements between threads."""
+    _require_integers("fetch_add_in_order", address, amount)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        where = pointer(context, builder, types.int64, values[0], I64(0), True)
+        return builder.atomic_rmw("add", where, values[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@operation
+def relax() -> Any:
+    """Tell the core that this is a loop that waits (`pause`, `yield`), so that it takes less from its neighbours."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        arch, module = str(builder.module.triple).split("-")[0], builder.module
+        if arch == "x86_64":
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(module, kind, "llvm.x86.sse2.pause"), [])
+        elif arch == "aarch64":
+            kind = ir.FunctionType(ir.VoidType(), [I32])
+            builder.call(cgutils.get_or_insert_function(module, kind, "llvm.aarch64.hint"), [I32(1)])  # yield
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@operation
+def call_kernel(address: Type, desc: Type, counter: Type, cancel: Type) -> Any:
+    """Call a kernel by the address of its code: a C function where code is compiled ahead of time, else one of Numba's,
+    which take two pointers more, for a result and an exception, and use neither in kernels."""
+    _require_integers("call_kernel", address, desc, counter, cancel)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if target_of(context).ahead:
+            kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
+            builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        else:
+            place = ir.IntType(8).as_pointer().as_pointer()
+            kind = ir.FunctionType(I32, [place, place, I64, I64, I64])
+            unused = [cgutils.alloca_once(builder, place.pointee) for _ in range(2)]
+            builder.call(builder.inttoptr(values[0], kind.as_pointer()), [*unused, *values[1:]])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
