@@ -167,6 +167,33 @@ def test_planned_strips_take_the_bytes_that_were_reckoned(folder: Path) -> None:
     )
 
 
+def test_planning_looks_no_further_down_than_it_is_asked(folder: Path) -> None:
+    model, s = settled(folder)
+    lazy, whole = stages.strip_planner(model, s), stages.vae_stage(model, s, False)
+    room = (whole.arena + whole.tables) * 3 // 4
+    assert lazy.within(2 * whole.arena + whole.tables).policy is None
+    assert len(lazy._states) == 1  # the whole image
+    first = lazy.within(room)
+    built = len(lazy._states)
+    least = lazy.within(0)
+    assert len(lazy._states) > built > 1
+    assert least.arena_bytes < first.arena_bytes
+    fresh = stages.strip_planner(model, s)
+    assert (fresh.within(0), fresh.within(room)) == (least, first)  # whatever was asked before
+
+
+def test_the_smallest_budget_is_found_where_it_is_asked_for(folder: Path) -> None:
+    model, s = settled(folder)
+    base = Resident(0, 0)
+    plain, asked = (plan(model, s, 512 * MB, base=base, smallest=wanted) for wanted in (False, True))
+    assert plain.stages == asked.stages
+    assert plain.smallest is None
+    assert asked.smallest is not None
+    with pytest.raises(MemoryBudgetError):
+        plan(model, s, asked.smallest - 1, base=base)
+    assert plan(model, s, asked.smallest, base=base).peak.total <= asked.smallest
+
+
 def test_without_a_limit_stages_add_up_and_with_one_they_do_not(folder: Path) -> None:
     model, s = settled(folder)
     base = Resident(0, 0)
