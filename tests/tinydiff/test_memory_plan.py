@@ -152,8 +152,7 @@ def test_strips_of_a_packed_file_have_the_bits_of_the_whole(folder: Path, tmp_pa
 
 
 def test_planned_strips_take_the_bytes_that_were_reckoned(folder: Path) -> None:
-    """Arena and tables of a decoder in strips, as the ladder knew them and as its programs have them (which also know
-    the image of each row)."""
+    """Arena and tables of a decoder in strips, as the ladder knew them and as its programs have them."""
     model, s = settled(folder)
     planner = stages.strip_planner(model, s)
     whole = stages.vae_stage(model, s, False)
