@@ -196,10 +196,13 @@ def _check_fit(source: ModelSource, text: TextStack, unet: UNet, vae: VAE | Tiny
             f"the UNet maps {c.in_channels} channels to {c.out_channels}, the VAE has {latents} latent channels",
         )
     for tokenizer, encoder in text.pairs:
-        if tokenizer.vocab_size > encoder.config.vocab_size:
+        if tokenizer.largest_id >= encoder.config.vocab_size:
             raise ModelFileError(
                 source.path,
-                f"the tokenizer knows {tokenizer.vocab_size} tokens, its text encoder {encoder.config.vocab_size}",
+                f"the tokenizer's ids go to {tokenizer.largest_id}, its text encoder has vectors for 0 to "
+                f"{encoder.config.vocab_size - 1}",
+                tensor=f"{encoder.tokens.name}.weight",
+                hint="Take tokenizer and text encoder of the same model",
             )
         if tokenizer.max_length > encoder.config.positions:
             raise ModelFileError(

@@ -47,6 +47,9 @@ class Tokenizer:
         self.eos_id = self._id(vocabulary.named["eos_token"])
         self.pad_id = self._id(vocabulary.named["pad_token"])
         self.vocab_size: int = self._backend.get_vocab_size()
+        added = (self._backend.token_to_id(token.content) for token in vocabulary.special)
+        # Ids may have gaps: an embedding needs a row for the largest, however few there are.
+        self.largest_id = max([*vocabulary.ids.values(), *(index for index in added if index is not None)])
 
     def __call__(self, text: str | Sequence[str]) -> NDArray[np.int64]:
         """Ids of one text, (1, max_length), or of several, (B, max_length); int64.

@@ -21,6 +21,7 @@ CORPUS = Path(__file__).parents[1] / "packed_corpus"
 FOUND = {
     "channels-no-list": r"config key 'block_out_channels' is 5, not a list",
     "more-tokens-than-positions": r"the tokenizer makes texts of 78 tokens, its text encoder takes 77 at most",
+    "id-beyond-embedding": r"token_embedding\.weight': the tokenizer's ids go to 586, .* for 0 to 523\. Take tokenizer",
 }
 
 

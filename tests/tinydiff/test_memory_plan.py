@@ -152,8 +152,7 @@ def test_strips_of_a_packed_file_have_the_bits_of_the_whole(folder: Path, tmp_pa
 
 
 def test_planned_strips_take_the_bytes_that_were_reckoned(folder: Path) -> None:
-    """Arena and tables of a decoder in strips, as the ladder knew them and as its programs have them (which also know
-    the image of each row)."""
+    """Arena and tables of a decoder in strips, as the ladder knew them and as its programs have them."""
     model, s = settled(folder)
     planner = stages.strip_planner(model, s)
     whole = stages.vae_stage(model, s, False)
@@ -165,6 +164,33 @@ def test_planned_strips_take_the_bytes_that_were_reckoned(folder: Path) -> None:
     assert stage.arena + stage.tables == pytest.approx(
         made.arena_bytes + made.offset_bytes + made.launches * stages.ACTION_BYTES, rel=0.15
     )
+
+
+def test_planning_looks_no_further_down_than_it_is_asked(folder: Path) -> None:
+    model, s = settled(folder)
+    lazy, whole = stages.strip_planner(model, s), stages.vae_stage(model, s, False)
+    room = (whole.arena + whole.tables) * 3 // 4
+    assert lazy.within(2 * whole.arena + whole.tables).policy is None
+    assert len(lazy._states) == 1  # the whole image
+    first = lazy.within(room)
+    built = len(lazy._states)
+    least = lazy.within(0)
+    assert len(lazy._states) > built > 1
+    assert least.arena_bytes < first.arena_bytes
+    fresh = stages.strip_planner(model, s)
+    assert (fresh.within(0), fresh.within(room)) == (least, first)  # whatever was asked before
+
+
+def test_the_smallest_budget_is_found_where_it_is_asked_for(folder: Path) -> None:
+    model, s = settled(folder)
+    base = Resident(0, 0)
+    plain, asked = (plan(model, s, 512 * MB, base=base, smallest=wanted) for wanted in (False, True))
+    assert plain.stages == asked.stages
+    assert plain.smallest is None
+    assert asked.smallest is not None
+    with pytest.raises(MemoryBudgetError):
+        plan(model, s, asked.smallest - 1, base=base)
+    assert plan(model, s, asked.smallest, base=base).peak.total <= asked.smallest
 
 
 def test_without_a_limit_stages_add_up_and_with_one_they_do_not(folder: Path) -> None:

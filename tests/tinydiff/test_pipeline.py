@@ -300,3 +300,16 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, length: int, s
     file.write_text(json.dumps(config | {"model_max_length": length}))
     with pytest.raises(ModelFileError, match=said):
         tinydiff.Pipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizer_2"])
+def test_an_id_beyond_the_embedding_is_refused(tmp_path: Path, name: str) -> None:
+    folder = write_folder(tmp_path / "model", "sdxl")
+    file = folder / name / "vocab.json"
+    ids = json.loads(file.read_text())
+    last = max(ids.values())
+    ids[next(iter(ids))] = last + 1  # as many tokens as before, with a gap
+    file.write_text(json.dumps(ids))
+    said = f"token_embedding.weight': the tokenizer's ids go to {last + 1}, .* for 0 to {last}\\."
+    with pytest.raises(ModelFileError, match=said):
+        tinydiff.Pipeline.from_pretrained(folder)

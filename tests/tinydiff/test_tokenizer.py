@@ -123,9 +123,21 @@ def _as_tokenizer_json(files: dict[str, Any]) -> None:
 def test_small_folder(tmp_path: Path) -> None:
     tokenizer = Tokenizer(_write(tmp_path))
     assert tokenizer.encode("a Cat") == [26, 53]
-    assert tokenizer.vocab_size == 56
+    assert (tokenizer.vocab_size, tokenizer.largest_id) == (56, 55)
     assert tokenizer("cat")[0, :4].tolist() == [54, 53, 55, 55]
     assert tokenizer.encode("é") == [55, 55]  # bytes that the vocabulary lacks
+
+
+@pytest.mark.parametrize("index", [0, 56, 900])
+def test_the_largest_id_of_a_vocabulary_with_gaps(tmp_path: Path, index: int) -> None:
+    source = _write(tmp_path, lambda files: files["vocab.json"].update({START: index}))
+    assert Tokenizer(source).largest_id == max(55, index)
+
+
+def test_the_largest_id_may_be_an_added_token(tmp_path: Path) -> None:
+    added = {"<extra>": 7}  # the library numbers it anew
+    tokenizer = Tokenizer(_write(tmp_path, _put("added_tokens.json", added)))
+    assert tokenizer.encode("a <extra>") == [26, tokenizer.largest_id] == [26, 56]
 
 
 @pytest.mark.parametrize("form", ["pairs", "strings"])

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, console: Console, interrupts: Interrupts) -> i
             guidance_rescale=0.0, seed=0, images=settings["batch"] or 1, output_type="pil", latents=None,
             clip_skip=None,
         )  # fmt: skip
-        made = plan(model, s, budget, base=process_at_work(), copied=copied)
+        made = plan(model, s, budget, base=process_at_work(), copied=copied, smallest=True)
     if copied:
         console.note("the packed copy of these weights is not there yet; `tinydiff generate` makes it first")
     console.result(json.dumps(as_json(made), indent=2) if args.json else "\n".join(lines(made)))

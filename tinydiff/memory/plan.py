@@ -63,7 +63,7 @@ class MemoryPlan:
     base: Resident  # of the process when it was planned
     growth: Resident
     stages: tuple[StagePlan, ...]
-    smallest: int
+    smallest: int | None  # budget that would do, where it was asked for
     extra_seconds: float  # reading weights again
     extra_work: float  # of the VAE's strips, as a share of its decoding
 
@@ -88,11 +88,13 @@ def plan(
     base: Resident | None = None,
     copied: bool = False,
     strips: StripPolicy | Literal["any"] | None = "any",
+    smallest: bool = False,
 ) -> MemoryPlan:
     """The plan of a call. Raises MemoryBudgetError where the budget is too small for it.
 
     `base`: of the process when work starts, measured here if None. `copied`: integer weights will come from a packed
-    copy. `strips`: how the VAE shall decode, whatever the budget (a picture that is gone on with).
+    copy. `strips`: how the VAE shall decode, whatever the budget (a picture that is gone on with). `smallest`: find the
+    smallest budget too, which takes longer than planning for one that is ample.
     """
     base = process_now() if base is None else base
     keep = budget is None
@@ -116,12 +118,6 @@ def plan(
         made = planner.within(max(nbytes, 0))
         return stages.vae_stage(model, s, False, made.policy, copied), made.extra_work
 
-    least, least_work = in_strips(0)
-    if most(planned(whole, 0)) <= most(planned(least, 0)):  # the decoder is not what binds, or strips gain nothing
-        least, least_work = whole, 0.0
-    smallest = most(planned(least, 0))
-    if budget < smallest:
-        raise _refusal(model, s, budget, smallest + STARTS_DIFFER, planned(least, 0))
     decoder, extra = whole, 0.0
     last = planned(whole, 0)[-1]
     room = budget - last.total + whole.arena + whole.tables
@@ -131,10 +127,17 @@ def plan(
             break
         room -= 0 if decoder is whole else over
         decoder, extra = in_strips(room)
-    if most(planned(decoder, budget)) > budget:
-        decoder, extra = least, least_work
+    fits, needed = most(planned(decoder, budget)) <= budget, None
+    if smallest or not fits:
+        least, least_work = in_strips(0)
+        if most(planned(whole, 0)) <= most(planned(least, 0)):  # the decoder is not what binds, or strips gain nothing
+            least, least_work = whole, 0.0
+        needed = most(planned(least, 0))
+        if budget < needed:
+            raise _refusal(model, s, budget, needed + STARTS_DIFFER, planned(least, 0))
+        decoder, extra = (decoder, extra) if fits else (least, least_work)
     found = planned(decoder, budget)
-    return MemoryPlan(budget, base, GROWTH, found, smallest, _again(found, s), extra)
+    return MemoryPlan(budget, base, GROWTH, found, needed, _again(found, s), extra)
 
 
 def process_now() -> Resident:

@@ -67,7 +67,8 @@ def lines(plan: MemoryPlan) -> list[str]:
         f"peak: {_mb(plan.peak.total)} MB in the {plan.peak.stage.name}, {_mb(plan.anonymous)} of it anonymous"
     )
     if plan.budget is not None:
-        found.append(f"budget: {_mb(plan.budget)} MB; the smallest that would do: {_mb(plan.smallest)} MB")
+        least = "" if plan.smallest is None else f"; the smallest that would do: {_mb(plan.smallest)} MB"
+        found.append(f"budget: {_mb(plan.budget)} MB{least}")
         found.append(f"extra time: {plan.extra_seconds:.1f} s of reading weights again (at 1 GB/s)")
     return found
 

@@ -24,7 +24,6 @@ from tinydiff_kernels.compiled.strip_plan import StripPlanner
 from tinydiff_kernels.compiled.strips import StripPolicy
 from tinydiff_kernels.compiled.weights import kind_in_use
 from tinydiff_kernels.handles import MatmulWeight
-from tinydiff_kernels.matmul import descriptor as d
 
 ACTION_BYTES = (
     3072  # of Python objects for one launch: its words, links, the list they are in (measured: 1.7 to 2.9 kB)
@@ -153,8 +152,6 @@ def table_bytes(programs: Iterable[Program]) -> int:
             for array in action.constants:
                 if array.flags.owndata and array.dtype == np.int64:
                     sizes[id(array)] = array.nbytes
-            if action.kernel.startswith("matmul"):  # whose geometry also knows the image of each row
-                sizes[action.words[d.ROWS // 8]] = 8 * int(action.words[d.ROW_COUNT // 8])
     return sum(sizes.values()) + ACTION_BYTES * count
 
 

@@ -159,11 +159,11 @@ class Builder:
         """What is known of a value of the trace, also while a strip is built."""
         return self._outside[value.number]
 
-    def strips(self, key: Any, workspace: Buffer, outer: list[Buffer], strips: Sequence[Strip]) -> None:
+    def strips(self, key: Any, workspace: Buffer, outer: list[Buffer], strips: Callable[[], Sequence[Strip]]) -> None:
         """Launches of all strips of a pass, which use `outer` and their workspace. Passes with equal keys, and within
         one pass strips with equal signatures, differ in addresses only."""
         start = len(self.actions)
-        for strip in strips:
+        for strip in strips():
             with self.within(workspace):
                 strip.run()
         self.span_launches([workspace, *outer], start)

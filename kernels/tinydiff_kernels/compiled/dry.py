@@ -48,17 +48,14 @@ class ShapesOfWeights(PackedWeights):
         self.anonymous = self.quantised = 0
 
     def packed(self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None) -> Packed | Unpacked:
-        kind, shape = self._kind(weight, parity), weight.weight.shape
-        ready = in_place(weight, gated, parity)
-        if ready is not None:
-            return ready
-        if not self.keep and kind in ("f32", "f16"):
-            return Unpacked(weight, kind, gated, parity)
-        if parity is not None:
-            shape = (*shape[:2], 2, 2)
-
-        def make() -> Packed:
-            packed = packed_shape(shape, kind, gated=gated)
+        def make() -> Packed | Unpacked:
+            ready = in_place(weight, gated, parity)
+            if ready is not None:
+                return ready
+            kind, shape = self._kind(weight, parity), weight.weight.shape
+            if not self.keep and kind in ("f32", "f16"):
+                return Unpacked(weight, kind, gated, parity)
+            packed = packed_shape(shape if parity is None else (*shape[:2], 2, 2), kind, gated=gated)
             parts = (packed.data, packed.scales, packed.sums, packed.group_scales)
             nbytes = sum(part.nbytes for part in parts if part is not None)
             if packed.scales is None:
@@ -67,7 +64,7 @@ class ShapesOfWeights(PackedWeights):
                 self.quantised += nbytes
             return packed
 
-        made: Packed = self._once((id(weight), gated, parity), weight, make)
+        made: Packed | Unpacked = self._once((id(weight), gated, parity), weight, make)
         return made
 
     def bias(self, weight: MatmulWeight, *, gated: bool = False) -> NDArray[np.float32]:

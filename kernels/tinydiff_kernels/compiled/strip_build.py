@@ -8,6 +8,7 @@ next strips still read is never written over.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from tinydiff_kernels import operations as op
@@ -61,7 +62,12 @@ class StripBuild:
                 b.step = index
                 self._table(owner)
         grid, workspace = p.goals[0].target.grid, b.room(0)
-        made = [Strip(self, p, image, span) for image in range(grid.batch) for span in strips(grid.height, self.lines)]
+
+        @cache  # a planner that knows the pass asks for none
+        def made() -> list[Strip]:
+            spans = strips(grid.height, self.lines)
+            return [Strip(self, p, image, span) for image in range(grid.batch) for span in spans]
+
         self.staged = set()
         for goal in p.goals:
             if goal.owner is None:
@@ -77,7 +83,7 @@ class StripBuild:
                 stats = self._stats.pop(goal.owner.number)
                 self._tables[goal.owner.number] = forms.fold(b, goal.owner, self._channels(goal.target), stats)
 
-    def _keep(self, value: Value, p: Pass, number: int, made: list[Strip]) -> None:
+    def _keep(self, value: Value, p: Pass, number: int, made: Callable[[], list[Strip]]) -> None:
         """A place for a kept value: where the pass reads a value of the same shape for the last time, that one's."""
         b, schedule = self.b, self.schedule
         ending = [
@@ -90,7 +96,7 @@ class StripBuild:
             if _same_shape(schedule.steps[schedule.maker[n]].output, value) and (n in schedule.short) == short
         ]
         if value.number in schedule.replaceable and same:
-            leads = {n: max(strip.span[0] - strip.spans[n][0] for strip in made if n in strip.spans) for n in same}
+            leads = {n: max(strip.span[0] - strip.spans[n][0] for strip in made() if n in strip.spans) for n in same}
             best = min(same, key=lambda n: (leads[n], n))
             self._replaced.add(best)
             lead = leads[best] * value.grid.width

@@ -89,12 +89,12 @@ class _Sizing(Builder):
         self._use(into)
         self.actions.append(_NOTHING)
 
-    def strips(self, key: Any, workspace: Buffer, outer: list[Buffer], strips: Sequence[Strip]) -> None:
+    def strips(self, key: Any, workspace: Buffer, outer: list[Buffer], strips: Callable[[], Sequence[Strip]]) -> None:
         start = len(self.actions)
         self.actions += [_NOTHING, _NOTHING]
         cost = self._passes.get(key)
         if cost is None:
-            cost = self._passes[key] = self._measured(workspace, strips)
+            cost = self._passes[key] = self._measured(workspace, strips())
         workspace.life.nbytes = cost.workspace
         self.work, self.launches = self.work + cost.work, self.launches + cost.launches
         self.offsets |= cost.offsets
@@ -153,7 +153,6 @@ class StripPlanner:
     def __init__(
         self, forward: Forward, kind_of: KindOf, *, threads: int, launch_bytes: int | None = None, keep: bool = True
     ) -> None:
-        self.rounding = False  # whether 16 bits may be taken
         self.launch_bytes = launch_bytes
         recorder = _Recorder()
         self._results = forward(recorder)  # held, as a caller holds it
@@ -162,10 +161,16 @@ class StripPlanner:
         self.trace.forget_unused(self.outputs)
         self.weights = ShapesOfWeights(kind_of, keep=keep)
         self._known: dict[Any, _Cost] = {}
+        self._states: dict[StripPolicy | None, _State] = {}
         self.whole = self.state(None)
-        self._ladder: list[_State] | None = None
+        self._ladder, self._descent = list[_State](), self._descend()
 
     def state(self, policy: StripPolicy | None) -> _State:
+        if policy not in self._states:
+            self._states[policy] = self._built(policy)
+        return self._states[policy]
+
+    def _built(self, policy: StripPolicy | None) -> _State:
         builder = _Sizing(self._known, self.trace, self.outputs, self.weights, self.threads, 0)
         places = fill(builder, self.outputs, policy)
         arena = builder.finish().arena_bytes
@@ -194,10 +199,11 @@ class StripPlanner:
         modes = "".join(RECOMPUTE if isinstance(s.operation, DEFERRED) else KEEP for s in self.trace.steps)
         return StripPolicy(MOST_LINES, modes)
 
-    def _moved(self, policy: StripPolicy, indices: Iterable[int], up: bool) -> list[StripPolicy]:
+    def _moved(self, policy: StripPolicy, indices: Iterable[int], *, up: bool, rounding: bool) -> list[StripPolicy]:
         """Policies one step from this one: a value kept in other ways, or all values of its shape (one takes the
-        other's place in memory only where both are kept alike), or strips of other heights."""
-        order = [RECOMPUTE, SHORTEN, KEEP] if self.rounding else [RECOMPUTE, KEEP]
+        other's place in memory only where both are kept alike), or strips of other heights. `rounding`: whether 16
+        bits may be taken."""
+        order = [RECOMPUTE, SHORTEN, KEEP] if rounding else [RECOMPUTE, KEEP]
         lines, modes = policy.lines, policy.modes
         alike: dict[Any, list[int]] = {}
         moves = []
@@ -227,10 +233,10 @@ class StripPlanner:
         free = not isinstance(step.operation, DEFERRED) and by_lines(step)
         return free and step.output.nbytes >= SMALL * self.whole.arena
 
-    def lower(self, state: _State) -> _State | None:
+    def lower(self, state: _State, *, rounding: bool) -> _State | None:
         """The next rung: the least work for what it gives."""
         assert state.policy is not None
-        moves = self._moved(state.policy, state.candidates, up=False)
+        moves = self._moved(state.policy, state.candidates, up=False, rounding=rounding)
         tried = [self.state(move) for move in moves]
         helpful = [s for s in tried if s.crowded < state.crowded * 0.999]
         return min(helpful, key=lambda s: (s.work - state.work) / (state.crowded - s.crowded), default=None)
@@ -238,9 +244,9 @@ class StripPlanner:
     def raise_within(self, state: _State, budget: int) -> _State:
         """Keep again, or take taller strips, where the budget allows it: the least work first. With values in 16 bits
         only where there are some already."""
-        self.rounding = state.policy is not None and not state.policy.exact
+        rounding = state.policy is not None and not state.policy.exact
         while state.policy is not None:
-            moves = self._moved(state.policy, range(len(self.trace.steps)), up=True)
+            moves = self._moved(state.policy, range(len(self.trace.steps)), up=True, rounding=rounding)
             fitting = [s for s in map(self.state, moves) if s.nbytes <= budget and s.work < state.work]
             if not fitting:
                 break
@@ -253,33 +259,34 @@ class StripPlanner:
             state.policy, state.arena, outputs, state.offsets, state.launches, state.work / self.whole.work - 1
         )
 
-    def all_states(self) -> list[_State]:
+    def all_states(self) -> Iterator[_State]:
+        """The whole ladder. What nobody asks for is not looked for: the lower rungs take most of the time."""
+        yield from self._ladder
+        for state in self._descent:
+            self._ladder.append(state)
+            yield state
+
+    def _descend(self) -> Iterator[_State]:
         """From the whole image down, every state smaller than all before: first exact ones, as long as they are cheap,
         then from the start again with 16 bits allowed. Where layers are quantised all are exact: what falls on the
         other side of a rounding would be as large an error as quantising itself."""
-        if self._ladder is None:
-            self._ladder = list(self._descend())
-        return self._ladder
-
-    def _descend(self) -> Iterator[_State]:
         yield self.whole
         smallest, exact_only = self.whole.nbytes, self._quantised()
-        for self.rounding in (False,) if exact_only else (False, True):
-            dear = float("inf") if exact_only or self.rounding else (1 + EXACT_WORK) * self.whole.work
+        for rounding in (False,) if exact_only else (False, True):
+            dear = float("inf") if exact_only or rounding else (1 + EXACT_WORK) * self.whole.work
             state: _State | None = self.state(self.start())
             while state is not None and state.work <= dear:
                 if state.nbytes < smallest:
                     smallest = state.nbytes
                     yield state
-                state = self.lower(state)
+                state = self.lower(state, rounding=rounding)
 
     def within(self, budget: int) -> StripPlan:
         """The plan of little work that takes at most `budget` bytes; where none does the smallest. With values in 16
         bits only where no exact one fits that costs at most `EXACT_WORK` more work."""
-        states = self.all_states()
-        found = next((state for state in states if state.nbytes <= budget), None)
+        found = next((state for state in self.all_states() if state.nbytes <= budget), None)
         if found is None:
-            found = min(states, key=lambda s: s.nbytes)
+            found = min(self.all_states(), key=lambda s: s.nbytes)
         return self.plan(self.raise_within(found, max(budget, found.nbytes)))
 
 

@@ -38,8 +38,7 @@ class PackedWeights:
     """
 
     def __init__(self, kind_of: KindOf, *, keep: bool = True) -> None:
-        self.kind_of: KindOf = lambda weight: kind_in_use(weight, kind_of)
-        self.keep = keep
+        self._kind_of, self.keep = kind_of, keep
         self._made: dict[Any, Any] = {}
         self._owners: list[Any] = []  # ids are keys, so their objects must stay
         self._classes: weakref.WeakKeyDictionary[LowRank, list[packing.Packed]] = weakref.WeakKeyDictionary()
@@ -50,6 +49,11 @@ class PackedWeights:
             self._owners.append(owner)
             self._made[key] = make()
         return self._made[key]
+
+    def kind_of(self, weight: MatmulWeight) -> packing.Kind:
+        """See `kind_in_use`; looked up once, as a planner asks for it thousands of times."""
+        kind: packing.Kind = self._once((id(weight), "kind"), weight, lambda: kind_in_use(weight, self._kind_of))
+        return kind
 
     def packed(
         self, weight: MatmulWeight, *, gated: bool = False, parity: Parity | None = None

@@ -56,7 +56,7 @@ def matmul_fields(
         d.COLUMNS: packed.outputs,
         d.BIAS: bias,
         d.TABLE: table,
-        d.TABLE_ROWS: image_offsets(geometry, table_stride) if table_stride else 0,
+        d.TABLE_ROWS: image_offsets(geometry.count, geometry.pixels, table_stride) if table_stride else 0,
         d.RESIDUAL: residual,
         d.RESIDUAL_ROWS: row_offsets(geometry.count, 64 * packed.panels) if packed.gated else geometry.output_rows,
         d.ACTIVATION: d.ACTIVATIONS[activation],
@@ -68,12 +68,14 @@ def matmul_fields(
         d.COLUMN_SUMS: bias,
     }
     if packed.scales is not None:
-        by_image = image_offsets(geometry, RECORD_BYTES)
+        count, pixels = geometry.count, geometry.pixels
         fields |= {
             d.COLUMN_SCALES: packed.scales,
             d.COLUMN_SUMS: packed.sums,
             d.RECORDS: records,
-            d.RECORD_ROWS: by_image if record_per_image else row_offsets(geometry.count, RECORD_BYTES),
+            d.RECORD_ROWS: image_offsets(count, pixels, RECORD_BYTES)
+            if record_per_image
+            else row_offsets(count, RECORD_BYTES),
             d.GROUP_SCALES: 0 if packed.group_scales is None else packed.group_scales,
         }
     return fields

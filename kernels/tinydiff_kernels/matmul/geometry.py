@@ -17,12 +17,13 @@ PARITIES = ((0, 0), (0, 1), (1, 0), (1, 1))  # of the output pixels of nearest-2
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Byte offsets of one call. `images[m]` is the image to which output row m belongs."""
+    """Byte offsets of one call, and how many output rows follow each other in an image. Tables of large pictures take
+    megabytes, so that calls share those that are alike."""
 
     rows: Int64  # into A, padded to whole tiles
     taps: Int64
     output_rows: Int64  # into C
-    images: Int64
+    pixels: int
 
     @property
     def count(self) -> int:
@@ -30,9 +31,9 @@ class Geometry:
 
 
 @lru_cache(maxsize=512)
-def image_offsets(geometry: Geometry, stride: int) -> Int64:
-    """Byte offsets of each output row's image in a table with a row for each image."""
-    return geometry.images * stride
+def image_offsets(count: int, pixels: int, stride: int) -> Int64:
+    """Byte offsets of each of `count` output rows' image in a table with a row for each image."""
+    return np.arange(count, dtype=np.int64) // pixels * stride
 
 
 @lru_cache(maxsize=512)
@@ -44,10 +45,8 @@ def row_offsets(count: int, stride: int) -> Int64:
 @lru_cache(maxsize=512)
 def linear_geometry(grid: Grid, input_stride: int, output_stride: int) -> Geometry:
     """One tap; strides are bytes from row to row."""
-    rows = np.arange(grid.rows, dtype=np.int64)
-    return Geometry(
-        padded_offsets(rows * input_stride), as_offsets([0]), rows * output_stride, rows // max(grid.pixels, 1)
-    )
+    rows = padded_offsets(np.arange(grid.rows, dtype=np.int64) * input_stride)
+    return Geometry(rows, as_offsets([0]), row_offsets(grid.rows, output_stride), max(grid.pixels, 1))
 
 
 @lru_cache(maxsize=512)
@@ -57,13 +56,12 @@ def conv_geometry(
     """Taps of a `size` (kh, kw) kernel on an image with its border (`padded`), `pixel` bytes from pixel to pixel."""
     batch, height, width = (np.arange(n, dtype=np.int64) for n in output)
     corners = (batch[:, None, None] * padded.height + stride * height[:, None]) * padded.width + stride * width
-    rows = np.arange(output.rows, dtype=np.int64)
     taps = np.arange(size[0])[:, None] * padded.width + np.arange(size[1])
     return Geometry(
         padded_offsets(corners.ravel() * pixel),
         as_offsets(taps.ravel() * pixel),
-        rows * output_stride,
-        rows // max(output.pixels, 1),
+        row_offsets(output.rows, output_stride),
+        max(output.pixels, 1),
     )
 
 
@@ -84,7 +82,7 @@ def upsample_geometry(small: Grid, pixel: int, output_stride: int, parity: tuple
         padded_offsets(corners.ravel() * pixel),
         as_offsets(taps.ravel() * pixel),
         as_offsets(outputs.ravel() * output_stride),
-        np.repeat(n, height * width),
+        max(height * width, 1),
     )
 
 
