@@ -29,7 +29,7 @@ BUILDS = (
     Build("x86_64", "avx2", ALL),  # x86-64-v3
     Build("aarch64", "dotprod", ALL),
     Build("aarch64", "i8mm", ("matmul_i8",)),
-    Build("aarch64", "neon", ("matmul_i8", "matmul_i4", "attention_i8")),
+    Build("aarch64", "neon", ("matmul_i8", "matmul_i4", "keys_i8", "attention_i8")),
 )
 
 

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 
 from tinydiff.bench.shapes import Shape
+from tinydiff_kernels import operations as op
 from tinydiff_kernels.backend import Backend
+from tinydiff_kernels.compiled.lower_simple import INTEGER_KEYS
 from tinydiff_kernels.handles import ConvWeight, LinearWeight, NormWeight
+from tinydiff_kernels.ref import attention_i8
+from tinydiff_kernels.reference import Reference
 from tinydiff_kernels.rows import Grid, Rows
 
 Call = Callable[[Backend], Rows]
@@ -132,6 +136,22 @@ class Calls:
     def concat(self) -> tuple[Call, Call, int]:
         x, y = self.rows(self._flat(), self.shape["first"]), self.rows(self._flat(), self.shape["second"])
         return self._whole(lambda b: b.concat(x, y), x.grid.rows)
+
+
+def takes_integers(s: Shape) -> bool:
+    """Attention that is in integers where quantised layers made its rows (`lower_simple.in_integers`)."""
+    return s.kind == "attention" and not s["causal"] and s["queries"] == s["keys"] >= INTEGER_KEYS
+
+
+class IntegerAttention(Reference):
+    """The reference with all attention in 8-bit integers."""
+
+    def execute(self, operation: op.Operation) -> Rows:
+        if not isinstance(operation, op.Attention):
+            return super().execute(operation)
+        o = operation
+        result = attention_i8.attention(o.q.array, o.k.array, o.v.array, o.grid.batch, o.heads)
+        return Rows(o.grid, o.channels, result)
 
 
 def operations(s: Shape) -> int:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("kernels", "weights", "tests"))]
 
 from bench import make_shapes, roofline  # noqa: E402
+from bench.operations.calls import takes_integers  # noqa: E402
 from tinydiff.bench.shapes import Shape  # noqa: E402
 from tinydiff_kernels import dispatch  # noqa: E402
 from tinydiff_kernels.cpu import this_cpu  # noqa: E402
@@ -26,6 +27,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--threads", type=int, default=1)
 
 
+def kinds(shape: Shape, weights: list[str]) -> list[str]:
+    """Ways to compute a shape, of those that were asked for; attention knows float32 and 8-bit integers."""
+    if shape.kind in MATMULS:
+        return weights
+    return ["f32", "i8"] if takes_integers(shape) and "i8" in weights else ["f32"]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.config.getoption("shapes")
     files = (
@@ -37,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for file in files:
         shapes.update(make_shapes.read(file))
     weights = metafunc.config.getoption("weights").split(",")
-    cases = [(shape, kind) for shape in shapes for kind in (weights if shape.kind in MATMULS else ["f32"])]
+    cases = [(shape, kind) for shape in shapes for kind in kinds(shape, weights)]
     metafunc.parametrize(("shape", "kind"), cases, ids=[f"{shape} {kind}".replace(" ", ",") for shape, kind in cases])
 
 
@@ -48,8 +56,9 @@ def threads(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="session")
-def limits(threads: int) -> roofline.Roofline:
-    return roofline.measure(threads)
+def limits(request: pytest.FixtureRequest, threads: int) -> roofline.Roofline | None:
+    """None where nothing is timed."""
+    return None if request.config.getoption("benchmark_disable") else roofline.measure(threads)
 
 
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
