@@ -4,8 +4,8 @@
 
 A network is hundreds of kernels of a millisecond or less, one after the other. To wake a sleeping thread and to hand it
 the interpreter costs 60 to 100 us on the machine where this was measured, which is all that a second thread gains on
-150 us of work. Here helpers take jobs from memory (`team_kernels.py`), at a cost of 6 to 11 us; they need the interpreter only to
-fall asleep and to wake up.
+150 us of work. Here helpers take jobs from memory (`team_kernels.py`), at a cost of some 10 us; they need the
+interpreter only to fall asleep and to wake up.
 
 Long kernels stay with `pool.py`: there the main thread only waits, so that signals are heeded.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from _ctypes import CFuncPtr
 from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any
@@ -41,8 +42,8 @@ def address_of(kernel: Any) -> int | None:
     The team calls kernels as they were compiled like itself: all by Numba in this process, or all from the library.
     """
     lead = dispatch.kernel("team_lead")
-    if isinstance(kernel, ctypes._CFuncPtr):
-        return ctypes.cast(kernel, ctypes.c_void_p).value if isinstance(lead, ctypes._CFuncPtr) else None
+    if isinstance(kernel, CFuncPtr):
+        return ctypes.cast(kernel, ctypes.c_void_p).value if isinstance(lead, CFuncPtr) else None
     if not hasattr(kernel, "overloads") or not hasattr(lead, "overloads"):
         return None
     if not kernel.overloads:

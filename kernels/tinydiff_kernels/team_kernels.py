@@ -1,4 +1,4 @@
-"""team_lead, team_follow: threads hand jobs to each other in memory, without the interpreter and without the kernel's help.
+"""team_lead, team_follow: threads hand jobs to each other in memory, without the interpreter.
 
 A job is a kernel with a descriptor. The leader publishes it and raises GENERATION; a helper that looks sees that, says
 that it is INSIDE, makes sure that the job is still open (CLOSED < GENERATION), and takes tiles like the leader. The

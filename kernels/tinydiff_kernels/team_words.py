@@ -1,4 +1,4 @@
-"""Where the threads of a team find what they agree on: int64 words at these bytes, those that change in lines of their own.
+"""Where a team's threads find what they agree on: int64 words at these bytes, those that change in lines of their own.
 
 `team.py` tells how they are used. A block of words for each helper follows behind the others.
 """

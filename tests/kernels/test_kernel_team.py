@@ -1,4 +1,4 @@
-"""The team of threads: every tile once whether helpers are awake, falling asleep or asleep; none works on a closed job."""
+"""The team: every tile once, whether helpers are awake, falling asleep or asleep; none works on a closed job."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def test_an_exception_between_the_steps_closes_the_job(after: int) -> None:
     mine._lead = interrupted
     with pytest.raises(KeyboardInterrupt):
         mine.run(code, desc, cancel, 2)
-    assert after in steps and cancel[0] == 0
+    assert after in steps
+    assert cancel[0] == 0
     assert mine._words[at.GENERATION // 8] == mine._words[at.CLOSED // 8] == 2
     mine._lead = lead
     out[:] = 0
@@ -119,4 +120,5 @@ def test_more_threads_than_a_team_has_helpers_are_as_many_as_it_has(monkeypatch:
     assert code is not None
     mine = team.Team()
     mine.run(code, desc, np.zeros(1, np.int32), 9)
-    assert (out == 1).all() and len(mine._bells) == 2
+    assert (out == 1).all()
+    assert len(mine._bells) == 2
