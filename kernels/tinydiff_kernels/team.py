@@ -16,7 +16,6 @@ import ctypes
 import threading
 import time
 from _ctypes import CFuncPtr
-from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any
 
@@ -35,16 +34,27 @@ PATIENCE_ELSEWHERE = 60_000
 BUSY_WAIT = 1e-4  # s between looks at helpers that are still inside after a while: other programs have their cores
 
 
-@lru_cache(maxsize=512)
+_addresses: dict[int, tuple[Any, int | None]] = {}  # by the kernels' ids, which last as long as the kernels kept here
+
+
 def address_of(kernel: Any) -> int | None:
     """Where a compiled kernel's code begins; None of any other function, and of one that the team cannot call.
 
-    The team calls kernels as they were compiled like itself: all by Numba in this process, or all from the library.
+    The team calls kernels that were compiled as itself: all by Numba in this process, or all from the library.
     """
+    if not isinstance(kernel, CFuncPtr) and not hasattr(kernel, "overloads"):
+        return None
+    known = _addresses.get(id(kernel))
+    if known is None:
+        known = _addresses[id(kernel)] = kernel, _find_address(kernel)
+    return known[1]
+
+
+def _find_address(kernel: Any) -> int | None:
     lead = dispatch.kernel("team_lead")
     if isinstance(kernel, CFuncPtr):
         return ctypes.cast(kernel, ctypes.c_void_p).value if isinstance(lead, CFuncPtr) else None
-    if not hasattr(kernel, "overloads") or not hasattr(lead, "overloads"):
+    if not hasattr(lead, "overloads"):
         return None
     if not kernel.overloads:
         from tinydiff_kernels._numba import types
