@@ -1,8 +1,9 @@
 """Matmul kernels on shapes of Stable Diffusion's UNet, against NumPy's and torch's, in turn, on the same arrays.
 
-    python bench/matmul.py linear [--threads 1]     float32 against NumPy (OpenBLAS), int8 and int4 against this
-    core's fma python bench/matmul.py conv [--threads 2]       3x3 convolutions: float32 and int8 against torch,
-    channels last
+    python bench/matmul.py linear [--threads 1]
+        float32 against NumPy (OpenBLAS), int8 and int4 against this core's multiply-adds
+    python bench/matmul.py conv [--threads 2]
+        3x3 convolutions: float32 and int8 against torch, channels last
 
 Held to AVX2: TINYDIFF_PATH=avx2 OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2; int8 is
 then int8_limited. Medians of --rounds; GOP/s counts multiply-adds twice.

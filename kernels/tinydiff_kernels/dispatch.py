@@ -182,7 +182,7 @@ def rows_for(path: Path) -> list[str]:
 
 def find(operation: str, path: Path) -> tuple[str, str]:
     """(path of the row, "module:function") of the kernel for an operation on a path. Raises KernelError without one."""
-    rows = COMPILED.get(operation)
+    rows = KERNELS.get(operation, TEAM.get(operation))
     if rows is None:
         raise KernelError(f"no kernel is called {operation!r}; known: {', '.join(KERNELS) or 'none'}")
     for name in rows_for(path):
