@@ -190,17 +190,21 @@ def prefetch(address: Type, offset: Type) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
+def _fetch_add(name: str, order: str, address: Type, amount: Type) -> Lowered:
+    _require_integers(name, address, amount)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        where = pointer(context, builder, types.int64, values[0], I64(0), True)
+        return builder.atomic_rmw("add", where, values[1], order)
+
+    return types.int64(types.int64, types.int64), generate
+
+
 @operation
 def fetch_add(address: Type, amount: Type) -> Any:
     """Atomically add to the int64 at an address; the value before. Workers take tiles with it, so order does not matter
     (relaxed): what they read was published by starting them, what they write is by their return."""
-    _require_integers("fetch_add", address, amount)
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        where = pointer(context, builder, types.int64, values[0], I64(0), True)
-        return builder.atomic_rmw("add", where, values[1], "monotonic")
-
-    return types.int64(types.int64, types.int64), generate
+    return _fetch_add("fetch_add", "monotonic", address, amount)
 
 
 @operation
@@ -218,13 +222,7 @@ def load_acquire(address: Type) -> Any:
 @operation
 def fetch_add_in_order(address: Type, amount: Type) -> Any:
     """As fetch_add, in the one order that all threads see (sequentially consistent): for agreements between threads."""
-    _require_integers("fetch_add_in_order", address, amount)
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        where = pointer(context, builder, types.int64, values[0], I64(0), True)
-        return builder.atomic_rmw("add", where, values[1], "seq_cst")
-
-    return types.int64(types.int64, types.int64), generate
+    return _fetch_add("fetch_add_in_order", "seq_cst", address, amount)
 
 
 @operation
