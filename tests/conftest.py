@@ -28,3 +28,15 @@ def checked_libraries_are_of_one_test() -> Iterator[None]:
     """A checked library makes every kernel call of the process register its buffers: long for all later tests."""
     yield
     checked.detach_libraries()
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels that a module of tests compiles go into a folder of their own."""
+    from tinydiff_kernels import _jit  # imports Numba, which most tests do without
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        _jit.settings.cache_clear()
+        yield
+    _jit.settings.cache_clear()

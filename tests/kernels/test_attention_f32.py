@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from kernel_builds import PATHS, library
 
-from tinydiff_kernels import _jit, checked, dispatch
+from tinydiff_kernels import checked, dispatch
 from tinydiff_kernels.attention import call, descriptor
 from tinydiff_kernels.ref import attention as ref
 from tinydiff_kernels.words import filled
@@ -36,14 +35,7 @@ SHAPES = [  # images, heads, queries, keys, width, value width
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels compiled here go into a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        _jit.settings.cache_clear()
-        yield
-    _jit.settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def kernel(path: str, is_checked: bool = False) -> Any:

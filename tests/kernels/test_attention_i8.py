@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from attention_calls import numbers
 from kernel_builds import PATHS, library
 
-from tinydiff_kernels import _jit, checked, dispatch, pool
+from tinydiff_kernels import checked, dispatch, pool
 from tinydiff_kernels.attention import call_i8, descriptor, descriptor_i8
 from tinydiff_kernels.ref import attention as exact
 from tinydiff_kernels.ref import attention_i8 as ref
@@ -38,14 +37,7 @@ SHAPES = [  # images, heads, queries, keys, width, value width
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels compiled here go into a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        _jit.settings.cache_clear()
-        yield
-    _jit.settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def kernels(path: str, is_checked: bool = False) -> tuple[Any, Any]:

@@ -36,14 +36,7 @@ def cancelled(cancel: int) -> bool:
 DESC = np.zeros(8, np.int64)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels compiled here go into a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        _jit.settings.cache_clear()
-        yield
-    _jit.settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5, None])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,14 +14,7 @@ from tinydiff_kernels import team_words as at
 OUT, TILES = 0, 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels compiled here go into a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        _jit.settings.cache_clear()
-        yield
-    _jit.settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def count_tiles(desc: int, counter: int, cancel: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import matmul_calls as calls
@@ -11,7 +10,7 @@ import pytest
 from kernel_builds import PATHS, library
 from matmul_calls import KINDS, numbers
 
-from tinydiff_kernels import _jit, checked, dispatch
+from tinydiff_kernels import checked, dispatch
 from tinydiff_kernels.matmul import call, descriptor, geometry, packing
 from tinydiff_kernels.ref import activation as ref_activation
 from tinydiff_kernels.ref import conv as ref_conv
@@ -34,14 +33,7 @@ EDGES = [  # rows, inputs, outputs: tiles of 6 and 8 rows, panels of 16, steps o
 NAMES = list(KINDS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels compiled here go into a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        _jit.settings.cache_clear()
-        yield
-    _jit.settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def kernel(name: str, path: str = PATHS[0], is_checked: bool = False) -> Any:
