@@ -18,21 +18,22 @@ from typing import Any
 import torch
 from batches import batches
 from dataset import Dataset
-from device import DEVICE, autocast, memory_format
+from device import DEVICE, adamw, autocast, keep_bfloat16, memory_format, set_rates
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from icons import SIZE
 from meaning import Meaning
 from muon import Muon, split_parameters
 from paths import Budget, Log, save_atomically
+from replay import Replayed
 from text_encoder import TEXT_WIDTH
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 CHANNELS = (64, 128, 224)
-BATCH, LEARNING_RATE = (64, 1e-3) if DEVICE.type == "cpu" else (512, 2e-3)
+BATCH, LEARNING_RATE = (64, 1e-3) if DEVICE.type == "cpu" else (256, 2e-3)
 TEXT_RATE = 0.3  # the text encoder's learning rate, relative
-CONSTANT_UNTIL = 0.6  # of the budget; the learning rate then falls to zero on a straight line
+CONSTANT_UNTIL = 0.4  # of the budget; the learning rate then falls to zero on a straight line
 EMA = 0.998
 EMPTY_PROMPT = 0.1  # share of samples without a caption
 LOG_EVERY, CHECKPOINT_EVERY = (180.0, 180.0) if DEVICE.type == "cpu" else (20.0, 60.0)  # seconds
@@ -54,7 +55,7 @@ def make_unet(latent_channels: int) -> UNet2DConditionModel:
     )
     if DEVICE.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # plain products: 1.4 times as fast as torch's fused attention here
-    return unet.to(DEVICE, memory_format=memory_format())
+    return keep_bfloat16(unet.to(DEVICE, memory_format=memory_format()))
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -106,9 +107,9 @@ class DenoiserTraining:
         self.alphas = self.scheduler.alphas_cumprod.to(DEVICE)
         self.optimizers = [
             Muon(matrices, LEARNING_RATE),
-            torch.optim.AdamW(
+            adamw(
                 [{"params": rest, "relative": 1.0}, {"params": words, "relative": TEXT_RATE}],
-                lr=LEARNING_RATE,
+                LEARNING_RATE,
                 betas=(0.9, 0.99),
                 weight_decay=0.01,
             ),
@@ -119,6 +120,7 @@ class DenoiserTraining:
         self.average = Average(self.parameters)
         self.step, self.spent, self.samples = 0, 0.0, 0
         self.loss = torch.ones((), device=DEVICE)  # stays on the device: to read it is to wait for it
+        self.learn_fast = Replayed(self.learn)
         if self.checkpoint.exists():
             self._restore(torch.load(self.checkpoint, weights_only=True, map_location=DEVICE))
 
@@ -146,15 +148,16 @@ class DenoiserTraining:
     def set_rates(self, fraction: float) -> None:
         """Learning rates at a moment of the budget."""
         rate = self.rate * LEARNING_RATE * min(1, (self.step + 1) / 200, (1 - fraction) / (1 - CONSTANT_UNTIL))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("relative", 1.0)
+        set_rates(self.optimizers, rate)
 
     def train_step(self, latents: torch.Tensor, ids: torch.Tensor) -> None:
-        """One step on scaled latents [N, C, h, w] and caption ids [N, 77] (padded, no mask, as the pipeline does it).
+        """One step on scaled latents [N, C, h, w] and caption ids [N, 77] (padded, no mask, as the pipeline has it)."""
+        self.learn_fast(latents, ids)
+        self.step, self.samples = self.step + 1, self.samples + len(latents)
+        self.average.update(self.step)
 
-        Timesteps are spread evenly over the batch, which steadies it.
-        """
+    def learn(self, latents: torch.Tensor, ids: torch.Tensor) -> None:
+        """The device's part of a step. Timesteps are spread evenly over the batch, which steadies it."""
         count = len(latents)
         fractions = (torch.rand((), device=DEVICE) + torch.arange(count, device=DEVICE) / count) % 1
         timesteps = (fractions * len(self.alphas)).long()
@@ -173,8 +176,6 @@ class DenoiserTraining:
             optimizer.step()
         if self.meaning is not None:
             self.meaning.step()
-        self.step, self.samples = self.step + 1, self.samples + count
-        self.average.update(self.step)
         self.loss.lerp_(loss.detach(), 0.02)
 
 

@@ -6,7 +6,9 @@ core, an autoencoder 1.8 times); without them it is emulated and slow, so float3
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,6 +37,39 @@ def prepare(threads: int = 1) -> None:
     if DEVICE.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
+
+
+def adamw(parameters: Any, rate: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW whose steps a CUDA graph can record (replay.py)."""
+    return torch.optim.AdamW(
+        parameters, lr=rate, betas=betas, weight_decay=weight_decay, capturable=DEVICE.type == "cuda"
+    )
+
+
+def set_rates(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
+    """Learning rates, times each group's `relative`, in tensors that keep their place: a recorded step reads them."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if not isinstance(group["lr"], torch.Tensor):
+                group["lr"] = torch.empty((), device=DEVICE)
+            group["lr"].fill_(rate * group.get("relative", 1.0))
+
+
+class NarrowGroupNorm(torch.nn.GroupNorm):
+    """A group norm that writes what it reads, bfloat16 under autocast (which would have it write float32)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(DEVICE.type, enabled=False):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return torch.nn.functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
+def keep_bfloat16(module: torch.nn.Module) -> torch.nn.Module:
+    """On CUDA: group norms read and write half the bytes; their sums are float32 inside."""
+    for part in module.modules():
+        if type(part) is torch.nn.GroupNorm and DEVICE.type == "cuda" and USE_BFLOAT16:
+            part.__class__ = NarrowGroupNorm
+    return module
 
 
 def memory_format() -> torch.memory_format:

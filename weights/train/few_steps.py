@@ -18,10 +18,11 @@ import torch
 from batches import batches
 from dataset import Dataset
 from denoiser import make_scheduler
-from device import DEVICE, autocast, memory_format, prepare
+from device import DEVICE, adamw, autocast, keep_bfloat16, memory_format, prepare, set_rates
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from paths import Budget, Log, save_atomically, work_folder
+from replay import Replayed
 from safetensors.torch import load_file, save_file
 from text_encoder import token_ids
 from torch import nn
@@ -91,9 +92,10 @@ class FewSteps:
         if DEVICE.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())
         self.additions = add_low_rank(self.unet)
-        self.unet.to(DEVICE, memory_format=memory_format())
+        keep_bfloat16(self.unet.to(DEVICE, memory_format=memory_format()))
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+        self.optimizer = adamw(self.parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+        self.learn_fast = Replayed(self.learn)
         self.alphas = make_scheduler().alphas_cumprod.to(DEVICE)
         self.empty = token_ids(self.tokenizer, [""]).to(DEVICE)
         self.checkpoint, self.step, self.spent = folder / "few_steps.pt", 0, 0.0
@@ -143,6 +145,11 @@ class FewSteps:
 
     def train_step(self, latents: torch.Tensor, ids: torch.Tensor) -> None:
         """One step on scaled latents [N, C, h, w] and caption ids [N, 77]."""
+        self.learn_fast(latents, ids)
+        self.step += 1
+
+    def learn(self, latents: torch.Tensor, ids: torch.Tensor) -> None:
+        """The device's part of it."""
         span = 1000 // STEPS
         start = 999 - span * (torch.arange(len(latents), device=DEVICE) % STEPS)
         signal, noise = self.levels(start)
@@ -156,7 +163,6 @@ class FewSteps:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
-        self.step += 1
         self.loss.lerp_(loss.detach(), 0.05)
 
     def export(self, path: Path) -> None:
@@ -176,8 +182,8 @@ def train_few_steps(training: FewSteps, dataset: Dataset, latents: torch.Tensor,
     torch.manual_seed(training.step)
     saved = budget.spent
     for rows, ids in batches(dataset, training.tokenizer, BATCH, seed=training.step):
-        for group in training.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1, (training.step + 1) / 30) * (1 - budget.fraction)
+        rate = LEARNING_RATE * min(1, (training.step + 1) / 30) * (1 - budget.fraction)
+        set_rates([training.optimizer], rate)
         training.train_step(latents[rows].float(), ids)
         training.spent, finished = budget.spent, budget.fraction >= 1
         if training.spent - saved > CHECKPOINT_EVERY or finished:

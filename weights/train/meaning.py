@@ -8,7 +8,7 @@ the distillation, 4 after the UNet's training (the teacher itself: 15). Here eve
 from __future__ import annotations
 
 import torch
-from device import DEVICE, autocast
+from device import DEVICE, adamw, autocast
 from text_encoder import SHORT, Lesson, Pupil
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -24,7 +24,7 @@ class Meaning:
         self.pupil, self.encoder, self.similarity = Pupil(tokenizer, lesson), encoder, torch.zeros((), device=DEVICE)
         self.bridge = torch.nn.Linear(encoder.config.hidden_size, lesson.embeddings.shape[1]).to(DEVICE)
         self._fit()
-        self.optimizer = torch.optim.AdamW(self.bridge.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizer = adamw(self.bridge.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=0.01)
 
     def _states(self, ids: torch.Tensor) -> torch.Tensor:
         with autocast():

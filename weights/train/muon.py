@@ -34,10 +34,17 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay; parameters of one shape are updated together."""
+    """Muon with Nesterov momentum and decoupled weight decay; parameters of one shape are updated together.
+
+    The learning rate may be a tensor on the parameters' device.
+    """
 
     def __init__(
-        self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        lr: torch.Tensor | float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
     ) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -52,14 +59,17 @@ class Muon(torch.optim.Optimizer):
                 self._update(group, shape, parameters)
 
     def _update(self, group: dict, shape: torch.Size, parameters: list[torch.nn.Parameter]) -> None:
-        buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in parameters]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         gradients = [parameter.grad for parameter in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
         updates = orthogonalise(torch.stack(ahead).flatten(2))
         scale = 0.2 * max(updates.shape[1:]) ** 0.5
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(updates.reshape(-1, *shape)), alpha=-group["lr"] * scale)
+        torch._foreach_sub_(parameters, list((updates * (group["lr"] * scale)).reshape(-1, *shape)))
 
 
 def split_parameters(module: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:

@@ -156,7 +156,7 @@ class Pupil:
         """(ids [count, positions], embeddings [count, 384])."""
         rows = torch.randint(0, len(self.ids), (count,), device=DEVICE)
         ids = self.ids[rows, :positions].long()
-        ids[:, -1] = self.end  # of texts longer than that
+        ids[:, -1].fill_(self.end)  # of texts longer than that
         return ids, functional.normalize(self.embeddings[rows].float(), dim=-1)
 
     def similarity(self, ids: torch.Tensor, guesses: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
