@@ -53,6 +53,13 @@ def use_published_names(path: Path) -> None:
     save_file(renamed, path, {"format": "pt"})
 
 
+def forget_origin(target: Path) -> None:
+    """Take the path of an earlier export, which diffusers notes, out of the networks' configs."""
+    for path in target.glob("*/config.json"):
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def write_folder(
     pipeline: StableDiffusionPipeline, tiny: AutoencoderTiny | None, tokenizer_files: Path, target: Path
 ) -> None:
@@ -71,6 +78,7 @@ def write_folder(
     shutil.copytree(tokenizer_files, target / "tokenizer")
     if tiny is not None:
         tiny.to(dtype=torch.float16).save_pretrained(target / "taesd")
+    forget_origin(target)
     (target / "tinydiff.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
     for name in ("MODEL_CARD.md", "LICENSES.md"):
         shutil.copyfile(HERE / "ship" / name, target / name)

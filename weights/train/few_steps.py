@@ -29,6 +29,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
+FILE = "few_steps.safetensors"
 STEPS, SUBSTEPS = 4, 3  # of the student; of the teacher for each of them
 GUIDANCE = 3.0
 RANK = 15  # 2.9 MB in fp16
@@ -200,7 +201,10 @@ def few_steps_stage(model: Path, dataset: Dataset, minutes: float, folder: Path,
     latents = torch.load(folder / "latents.pt", weights_only=True, map_location=DEVICE)["latents"] * scale
     training = FewSteps(model, folder)
     train_few_steps(training, dataset, latents, minutes, log)
-    training.export(model / "few_steps.safetensors")
+    training.export(model / FILE)
+    defaults = json.loads((model / "tinydiff.json").read_text())
+    defaults["few_steps"] = {"file": FILE, "num_inference_steps": STEPS, "default": True}
+    (model / "tinydiff.json").write_text(json.dumps(defaults, indent=2) + "\n")
 
 
 def main() -> None:
