@@ -1,12 +1,14 @@
 """Matmul kernels on shapes of Stable Diffusion's UNet, against NumPy's and torch's, in turn, on the same arrays.
 
     python bench/matmul.py linear [--threads 1]
-        float32 against NumPy (OpenBLAS), int8 and int4 against this core's multiply-adds
+        float32 against NumPy (OpenBLAS), int8 and int4 against this core's float32 multiply-adds ("peak", the loop of
+        `roofline.py`)
     python bench/matmul.py conv [--threads 2]
         3x3 convolutions: float32 and int8 against torch, channels last
 
 Held to AVX2: TINYDIFF_PATH=avx2 OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2; int8 is
-then int8_limited. Medians of --rounds; GOP/s counts multiply-adds twice.
+then int8_limited. Medians of --rounds, in which all take their turn; a measurement is as many calls as take 5 ms, since
+a core that has just slept needs a while to reach its speed. GOP/s counts multiply-adds twice.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from roofline import multiply_adds
 
 from tinydiff_kernels import dispatch, pool, words
 from tinydiff_kernels.cpu import this_cpu
@@ -42,6 +45,7 @@ CONVS = (  # side, inputs, outputs
     (16, 1280, 1280),
     (8, 1280, 1280),
 )
+MEASUREMENT = 0.005  # s of calls, at least
 Run = Callable[[], Any]
 
 
@@ -117,15 +121,23 @@ def torch_conv(shape: tuple[int, int, int], threads: int) -> Run:
     return run
 
 
+def seconds_of(run: Run, calls: int) -> float:
+    """Of one call, the mean of so many."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - started) / calls
+
+
 def medians(runs: dict[str, Run], rounds: int) -> dict[str, float]:
+    """Seconds of a call. The first call compiles, the second tells how many make a measurement."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
+    calls = {name: 1 + int(MEASUREMENT / seconds_of(run, 1)) for name, run in runs.items()}
     for _ in range(rounds):
         for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(seconds_of(run, calls[name]))
             time.sleep(0.02)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -141,15 +153,21 @@ def main() -> None:
     byte = "i8_limited" if path == "avx2" else "i8"
     totals: dict[str, float] = {}
     for shape in LINEAR if options.what == "linear" else CONVS:
+        of_peak: Iterable[str] = ()
         if options.what == "linear":
             threads, work = options.threads or 1, 2 * shape[0] * shape[1] * shape[2]
             runs = {"numpy": numpy_linear(shape)} | {k: linear(k, shape, threads) for k in ("f32", byte, "i4")}
+            runs["peak"], operations = multiply_adds(threads)
         else:
             threads, work = options.threads or 2, 18 * shape[0] ** 2 * shape[1] * shape[2]
             runs = {"torch": torch_conv(shape, threads)} | {k: conv(k, shape, threads) for k in ("f32", byte)}
         found = medians(runs, options.rounds)
+        if "peak" in found:
+            found["peak"] *= work / operations
+            of_peak = (f"{name} {found['peak'] / found[name]:.2f}x peak" for name in (byte, "i4"))
         first = next(iter(found.values()))
-        print(shape, *(f"{n} {work / s / 1e9:.0f} GOP/s ({first / s:.2f}x)" for n, s in found.items()), sep="  ")
+        rates = (f"{n} {work / s / 1e9:.0f} GOP/s ({first / s:.2f}x)" for n, s in found.items())
+        print(shape, *rates, *of_peak, sep="  ")
         for name, taken in found.items():
             totals[name] = totals.get(name, 0.0) + taken
     first = next(iter(totals.values()))

@@ -47,7 +47,7 @@ from tinydiff_kernels.simd import (  # noqa: E402
 BLOCKS, ROUNDS, REPEATS = 64, 5_000, 30  # units of work, iterations of each, runs of which the fastest counts
 BLOCK, COUNT, SOURCE, TARGET = 0, 8, 16, 24  # fields of the descriptor: bytes or rounds, units, addresses
 COPIED = 1 << 26  # bytes
-CHAINS, BYTE_CHAINS = 8, 5  # sums at a time: enough to hide latency, few enough for 16 registers
+CHAINS = 5  # sums of two registers at a time: enough to hide latency, few enough for 16 registers
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def _multiply_adds(vector: Any) -> Callable[[int, int, int], None]:
         source, rounds = load(i64, desc, SOURCE), load(i64, desc, BLOCK)
         x = load(vector, source, 0)
         while fetch_add(counter, 1) < load(i64, desc, COUNT):
-            a, b, c, d, e, f, g, h = x, x, x, x, x, x, x, x
+            a, b, c, d, e = x, x, x, x, x
             for _ in range(rounds):
-                a, b, c, d = fma(x, x, a), fma(x, x, b), fma(x, x, c), fma(x, x, d)
-                e, f, g, h = fma(x, x, e), fma(x, x, f), fma(x, x, g), fma(x, x, h)
-            store(load(i64, desc, TARGET), 0, ((a + b) + (c + d)) + ((e + f) + (g + h)))
+                a, b, c = fma(x, x, a), fma(x, x, b), fma(x, x, c)
+                d, e = fma(x, x, d), fma(x, x, e)
+            store(load(i64, desc, TARGET), 0, ((a + b) + (c + d)) + e)
 
     return kernel
 
@@ -110,33 +110,53 @@ def _copy(desc: int, counter: int, cancel: int) -> None:
             store(target, offset, load(f32x16, source, offset))
 
 
-def _best(kernel: Any, fields: dict[int, Any], threads: int) -> float:
-    """Seconds of the fastest run: others only take time away."""
+def _call(kernel: Any, fields: dict[int, Any], threads: int) -> Callable[[], Any]:
     descriptor, compiled = words.filled(4, fields), _jit.jitted(kernel)
+
+    def run() -> Any:
+        pool.run(compiled, descriptor, threads=threads)
+        return fields  # keeps the arrays
+
+    return run
+
+
+def _best(run: Callable[[], Any]) -> float:
+    """Seconds of the fastest run: others only take time away."""
     times = []
     for _ in range(REPEATS + 1):
         started = time.perf_counter()
-        pool.run(compiled, descriptor, threads=threads)
+        run()
         times.append(time.perf_counter() - started)
     return min(times[1:])
 
 
+def _is_wide() -> bool:
+    return dispatch.choose().path.name == "avx512vnni"  # two registers of 16 floats a chain, as the kernels have
+
+
+def _small() -> dict[int, Any]:
+    return {BLOCK: ROUNDS, COUNT: BLOCKS, SOURCE: np.zeros(1024, np.uint8), TARGET: np.zeros(1024, np.uint8)}
+
+
+def multiply_adds(threads: int) -> tuple[Callable[[], Any], float]:
+    """A call of nothing but float32 multiply-adds (some 0.5 ms on one core), and how many operations it makes."""
+    vector, lanes = (f32x32, 32) if _is_wide() else (f32x16, 16)
+    return _call(_multiply_adds(vector), _small(), threads), 2.0 * lanes * BLOCKS * ROUNDS * CHAINS
+
+
 def measure(threads: int) -> Roofline:
-    wide = dispatch.choose().path.name == "avx512vnni"  # two registers of 16 floats a chain, as the kernels have
-    vector, lanes = (f32x32, 32) if wide else (f32x16, 16)
+    wide = _is_wide()
     sums, unsigned, signed = (i32x32, u8x128, i8x128) if wide else (i32x16, u8x64, i8x64)
     if dispatch.choose().path.signed_bytes:
         unsigned = signed
-    small = np.zeros(1024, np.uint8)
-    fields = {BLOCK: ROUNDS, COUNT: BLOCKS, SOURCE: small, TARGET: np.zeros(1024, np.uint8)}
-    rounds = BLOCKS * ROUNDS * CHAINS
-    float32 = 2 * lanes * rounds / _best(_multiply_adds(vector), fields, threads)
+    loop, operations = multiply_adds(threads)
+    float32 = operations / _best(loop)
     product = dot_limited if dispatch.choose().path.name == "avx2" else dot  # the fastest exact one
-    products = 4 * lanes * BLOCKS * ROUNDS * BYTE_CHAINS
-    int8 = 2 * products / _best(_byte_products(sums, unsigned, signed, product), fields, threads)
+    products = 4 * (32 if wide else 16) * BLOCKS * ROUNDS * CHAINS
+    int8 = 2 * products / _best(_call(_byte_products(sums, unsigned, signed, product), _small(), threads))
     source, target = np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8)
     copied = {BLOCK: COPIED // BLOCKS, COUNT: BLOCKS, SOURCE: source, TARGET: target}
-    return Roofline(threads, float32, int8, 2 * COPIED / _best(_copy, copied, threads))
+    return Roofline(threads, float32, int8, 2 * COPIED / _best(_call(_copy, copied, threads)))
 
 
 def main() -> None:
