@@ -1,4 +1,4 @@
-"""What happens to a finished tile while it is in the first-level cache, and the loop over tiles.
+"""What happens to a finished tile while it is in the first-level cache.
 
     x = value(tile)  +  table[m, n]  +  residual[m, n];  C[m, n] = act(x), or value * gelu(gate)
 
@@ -15,22 +15,16 @@ from tinydiff_kernels.epilogue import activate, nothing
 from tinydiff_kernels.matmul.descriptor import (
     ACTIVATION,
     BIAS,
-    BLOCK_PANELS,
-    BLOCK_ROWS,
     COLUMN_SCALES,
     COLUMN_SUMS,
     COLUMNS,
     GATED,
-    NEXT_WORKER,
     OUTPUT,
     OUTPUT_ROWS,
     RECORD_ROWS,
     RECORDS,
     RESIDUAL,
     RESIDUAL_ROWS,
-    ROW_COUNT,
-    SCRATCH,
-    SCRATCH_BYTES,
     TABLE,
     TABLE_ROWS,
 )
@@ -39,7 +33,6 @@ from tinydiff_kernels.simd import (
     composed,
     f32,
     f32x16,
-    fetch_add,
     fma,
     gelu,
     high_half,
@@ -47,9 +40,7 @@ from tinydiff_kernels.simd import (
     i32x16,
     i64,
     load,
-    load_acquire,
     low_half,
-    prefetch,
     splat,
     store,
     to_float,
@@ -102,6 +93,19 @@ def finisher(value: Function) -> Function:
         totals = load(i32x16, load(i64, desc, COLUMN_SUMS), column)
         width = 16 - 8 * gated
         columns = min(width, load(i64, desc, COLUMNS) - width * panel)
+        if columns == width and table == 0 and activation == 0 and gated == 0:
+            places, records_of = output_rows + 8 * first_row, record_rows + 8 * first_row
+            if residual == 0:
+                for r in range(rows):
+                    x = value(sums + stride * r, bias, scales, totals, records, records_of, r)
+                    store(output + load(i64, places, 8 * r), column, x)
+            else:
+                remembered_rows = residual_rows + 8 * first_row
+                for r in range(rows):
+                    x = value(sums + stride * r, bias, scales, totals, records, records_of, r)
+                    x = x + load(f32x16, residual + load(i64, remembered_rows, 8 * r), column)
+                    store(output + load(i64, places, 8 * r), column, x)
+            return
         for r in range(rows):
             row = first_row + r
             x = value(sums + stride * r, bias, scales, totals, records, record_rows, row)
@@ -125,56 +129,3 @@ def finisher(value: Function) -> Function:
                 copy_floats(edge, output + place, columns)
 
     return finish
-
-
-@composed(nothing)
-def ask_for_output(desc: int, row: int, rows: int, place: int, nbytes: int) -> None:
-    """Bring a tile's part of C, and of the residual, near while it is multiplied: rows lie far apart, so that no CPU
-    guesses them. `place` and `nbytes` are within a row."""
-    output, output_rows = load(i64, desc, OUTPUT) + place, load(i64, desc, OUTPUT_ROWS)
-    residual, residual_rows = load(i64, desc, RESIDUAL) + place, load(i64, desc, RESIDUAL_ROWS)
-    for r in range(row, row + rows):
-        for at in range(0, nbytes, 64):
-            prefetch(output + load(i64, output_rows, 8 * r), at)
-    if residual != place:
-        for r in range(row, row + rows):
-            for at in range(0, nbytes, 64):
-                prefetch(residual + load(i64, residual_rows, 8 * r), at)
-
-
-def tiled(multiply: Function, finish: Function, tile_rows: int, tile_panels: int, *, loop: bool = False) -> Function:
-    """`run(desc, counter, cancel)`: take blocks of tiles until none is left.
-
-    A block's panels fit in the second-level cache and serve all its rows. Rows come first: a tile's rows of A stay in
-    the first level for all panels, and C is written along its rows, which caches and page tables like. A tile of one
-    panel needs no loop around `finish`, for whose counters LLVM spills registers; `loop` where it spills more without.
-    """
-
-    @composed(nothing)
-    def run(desc: int, counter: int, cancel: int) -> None:
-        scratch = load(i64, desc, SCRATCH) + SCRATCH_BYTES * fetch_add(counter + NEXT_WORKER, 1)
-        edge = scratch + 64 * tile_panels * tile_rows
-        rows, block_rows = load(i64, desc, ROW_COUNT), load(i64, desc, BLOCK_ROWS)
-        width = 16 - 8 * load(i64, desc, GATED)
-        panels = (load(i64, desc, COLUMNS) + width - 1) // width
-        block_panels = (load(i64, desc, BLOCK_PANELS) + tile_panels - 1) // tile_panels * tile_panels
-        across = (rows + block_rows - 1) // block_rows
-        blocks = across * ((panels + block_panels - 1) // block_panels)
-        while load_acquire(cancel) == 0:
-            block = fetch_add(counter, 1)
-            if block >= blocks:
-                break
-            first, first_panel = block % across * block_rows, block // across * block_panels
-            for row in range(first, min(rows, first + block_rows), tile_rows):
-                inside = min(tile_rows, rows - row)
-                for panel in range(first_panel, min(panels, first_panel + block_panels), tile_panels):
-                    if tile_panels > 1:  # a tile of one panel is slow enough for the CPU to find its lines itself
-                        ask_for_output(desc, row, inside, 4 * width * panel, 4 * width * tile_panels)
-                    multiply(desc, row // tile_rows, panel, panels, scratch)
-                    if tile_panels == 1 and not loop:
-                        finish(desc, row, inside, panel, scratch, 64, edge)
-                    else:
-                        for beside in range(min(tile_panels, panels - panel)):
-                            finish(desc, row, inside, panel + beside, scratch + 64 * beside, 64 * tile_panels, edge)
-
-    return run

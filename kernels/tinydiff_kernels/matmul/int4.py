@@ -16,8 +16,9 @@ and scales of zero as there.
 from __future__ import annotations
 
 from tinydiff_kernels.epilogue import nothing
+from tinydiff_kernels.matmul.blocks import tiled
 from tinydiff_kernels.matmul.descriptor import GROUP_SCALES, INPUT, ROWS, STEPS, TAP_COUNT, TAPS, WEIGHTS
-from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
+from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher
 from tinydiff_kernels.simd import (
     Vector,
     composed,
@@ -108,7 +109,7 @@ def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> Non
             scale += 16
 
 
-_run = tiled(multiply, finisher(dequantised_value), 6, 1)
+_run = tiled(multiply, finisher(dequantised_value), 6, 1, 32)
 
 
 def matmul_i4(desc: int, counter: int, cancel: int) -> None:

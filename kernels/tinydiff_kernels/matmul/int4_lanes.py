@@ -6,8 +6,9 @@ As `int4.py`, with the same packed weights. Three shifts take 16 bytes of them a
 from __future__ import annotations
 
 from tinydiff_kernels.epilogue import nothing
+from tinydiff_kernels.matmul.blocks import tiled
 from tinydiff_kernels.matmul.descriptor import GROUP_SCALES, STEPS, TAP_COUNT, TAPS, WEIGHTS
-from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
+from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher
 from tinydiff_kernels.matmul.int8 import LANES
 from tinydiff_kernels.matmul.lanes import eight_loads, eight_rows_by_lane, eight_zeros, moved
 from tinydiff_kernels.matmul.tiles import eight_addresses
@@ -86,7 +87,7 @@ def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> Non
                 scale += 16
 
 
-_run = tiled(multiply, finisher(dequantised_value), 8, 1)
+_run = tiled(multiply, finisher(dequantised_value), 8, 1, 32)
 
 
 def matmul_i4_lanes(desc: int, counter: int, cancel: int) -> None:

@@ -8,8 +8,9 @@ LLVM makes all products of a group before it adds any, so that 6 x 16, twelve re
 from __future__ import annotations
 
 from tinydiff_kernels.epilogue import nothing
+from tinydiff_kernels.matmul.blocks import tiled
 from tinydiff_kernels.matmul.descriptor import GROUP_SCALES, INPUT, ROWS, STEPS, TAP_COUNT, TAPS, WEIGHTS
-from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
+from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher
 from tinydiff_kernels.simd import (
     Vector,
     composed,
@@ -25,17 +26,32 @@ from tinydiff_kernels.simd import (
     reinterpret,
     shift_left,
     shift_right,
+    splat,
     store,
     u8x8,
     u8x32,
+    u16x16,
     widen,
     zero,
 )
+
+SIGNS = 0x88  # half a byte with its sign turned, as a number without a sign, is eight more than it was
 
 
 @composed(lambda sums, *_: sums)
 def add_products(sums: Vector, address: int, offset: int, weights: Vector) -> Vector:
     return sums + pair_products(load_group(u8x32, address, offset), weights)
+
+
+@composed(lambda halves: i8x32)
+def low_weights(halves: Vector) -> Vector:
+    """The low halves of 32 bytes, of which the signs have been turned: AVX2 has no shift of bytes that keeps signs."""
+    return reinterpret(i8x32, (halves & splat(u8x32, 0x0F)) - splat(u8x32, 8))
+
+
+@composed(lambda halves: i8x32)
+def high_weights(halves: Vector) -> Vector:
+    return low_weights(reinterpret(u8x32, shift_right(reinterpret(u16x16, halves), 4)))
 
 
 @composed(lambda address: i16x16)
@@ -68,9 +84,8 @@ def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> Non
                 c0, c1, c2 = zero(i16x16), zero(i16x16), zero(i16x16)
                 c3, c4, c5 = zero(i16x16), zero(i16x16), zero(i16x16)
                 for at in range(group, group + 32, 8):
-                    words = load(i16x16, b, 0)
-                    low = shift_right(reinterpret(i8x32, shift_left(words, 4)), 4)
-                    high = shift_right(reinterpret(i8x32, words), 4)
+                    halves = load(u8x32, b, 0) ^ splat(u8x32, SIGNS)
+                    low, high = low_weights(halves), high_weights(halves)
                     c0 = add_products(add_products(c0, a0, at, low), a0, at + 4, high)
                     c1 = add_products(add_products(c1, a1, at, low), a1, at + 4, high)
                     c2 = add_products(add_products(c2, a2, at, low), a2, at + 4, high)
@@ -88,7 +103,7 @@ def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> Non
                 scale += 16
 
 
-_run = tiled(multiply, finisher(dequantised_value), 6, 1)
+_run = tiled(multiply, finisher(dequantised_value), 6, 1, 32)
 
 
 def matmul_i4_narrow(desc: int, counter: int, cancel: int) -> None:

@@ -8,8 +8,9 @@ times too large, still fit 32 bits (32 * 255 * 128), and shifting them back is e
 from __future__ import annotations
 
 from tinydiff_kernels.epilogue import nothing
+from tinydiff_kernels.matmul.blocks import tiled
 from tinydiff_kernels.matmul.descriptor import GROUP_SCALES, STEPS, TAP_COUNT, TAPS, WEIGHTS
-from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
+from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher
 from tinydiff_kernels.matmul.int4 import wide_scales
 from tinydiff_kernels.matmul.int8 import unsigned_32
 from tinydiff_kernels.matmul.tiles import eight_addresses, eight_products
@@ -86,7 +87,7 @@ def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> Non
             scale += 16
 
 
-_run = tiled(multiply, finisher(dequantised_value), 8, 2)
+_run = tiled(multiply, finisher(dequantised_value), 8, 2, 32)
 
 
 def matmul_i4_wide(desc: int, counter: int, cancel: int) -> None:

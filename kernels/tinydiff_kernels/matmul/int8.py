@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
+from tinydiff_kernels.matmul.blocks import tiled
+from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher
 from tinydiff_kernels.matmul.lanes import by_lane
 from tinydiff_kernels.matmul.tiles import eight_rows, six_rows
 from tinydiff_kernels.simd import (

@@ -9,8 +9,9 @@ and nothing is spilled. A tile of 6 x 16 needs fewer zips, but 24 registers for 
 from __future__ import annotations
 
 from tinydiff_kernels.epilogue import nothing
+from tinydiff_kernels.matmul.blocks import tiled
 from tinydiff_kernels.matmul.descriptor import INPUT, ROWS, STEPS, TAP_COUNT, TAPS, WEIGHTS
-from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
+from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher
 from tinydiff_kernels.simd import (
     Vector,
     combine,

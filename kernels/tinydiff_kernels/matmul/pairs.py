@@ -9,8 +9,9 @@ channels are 32 smull and smlal, 16 sadalp and 12 loads.
 from __future__ import annotations
 
 from tinydiff_kernels.epilogue import nothing
+from tinydiff_kernels.matmul.blocks import tiled
 from tinydiff_kernels.matmul.descriptor import INPUT, ROWS, STEPS, TAP_COUNT, TAPS, WEIGHTS
-from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher, tiled
+from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher
 from tinydiff_kernels.simd import (
     Vector,
     add_pairs,

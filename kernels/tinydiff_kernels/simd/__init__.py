@@ -84,6 +84,7 @@ from tinydiff_kernels.simd.memory import (
     load_group,
     load_splat,
     prefetch,
+    prefetch_far,
     relax,
     store,
 )
@@ -228,6 +229,7 @@ __all__ = [
     "outer_dot",
     "pair_products",
     "prefetch",
+    "prefetch_far",
     "quick_gelu",
     "reinterpret",
     "relax",

@@ -175,19 +175,29 @@ def _broadcast(vec: VectorType, unit: Any, kind: Any, address: Any, offset: Any)
     return vec(kind, types.int64, types.int64), generate
 
 
-@operation
-def prefetch(address: Type, offset: Type) -> Any:
-    """Ask for the cache line at an address, which will be read soon. Any address will do: it faults nowhere."""
-    _require_integers("prefetch", address, offset)
+def _prefetch(name: str, level: int, address: Type, offset: Type) -> Lowered:
+    _require_integers(name, address, offset)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         byte = builder.inttoptr(builder.add(values[0], values[1]), ir.IntType(8).as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [byte.type, I32, I32, I32])
         hint = builder.module.declare_intrinsic("llvm.prefetch", (byte.type,), kind)
-        builder.call(hint, [byte, I32(0), I32(3), I32(1)])  # to read, into the first level, data
+        builder.call(hint, [byte, I32(0), I32(4 - level), I32(1)])  # to read, into a cache, data
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@operation
+def prefetch(address: Type, offset: Type) -> Any:
+    """Ask for the cache line at an address, which will be read soon. Any address will do: it faults nowhere."""
+    return _prefetch("prefetch", 1, address, offset)
+
+
+@operation
+def prefetch_far(address: Type, offset: Type) -> Any:
+    """The same for what will be read later: from memory into the third level, or the second (prefetcht2)."""
+    return _prefetch("prefetch_far", 3, address, offset)
 
 
 def _fetch_add(name: str, order: str, address: Type, amount: Type) -> Lowered:
