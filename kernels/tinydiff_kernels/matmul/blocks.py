@@ -70,19 +70,21 @@ def tiled(
             later = (block + workers) // across * block_panels
             ahead = load(i64, desc, WEIGHTS) + panel_bytes * later
             tiles = (min(rows - first, block_rows) + tile_rows - 1) // tile_rows * (block_panels // tile_panels)
-            share = panel_bytes * block_panels // tiles if first_panel < later < panels else 0
+            share = panel_bytes * block_panels // tiles
+            end = ahead + share * tiles if first_panel < later < panels else ahead
             for row in range(first, min(rows, first + block_rows), tile_rows):
                 inside = min(tile_rows, rows - row)
                 for panel in range(first_panel, min(panels, first_panel + block_panels), tile_panels):
                     if tile_panels > 1:  # a tile of one panel is slow enough for what is only written
                         output = load(i64, desc, OUTPUT) + 4 * width * panel
                         ask_for_rows(output, load(i64, desc, OUTPUT_ROWS), row, inside, 4 * width * tile_panels)
-                    if load(i64, desc, RESIDUAL) != 0:
-                        residual = load(i64, desc, RESIDUAL) + 64 * panel
-                        ask_for_rows(residual, load(i64, desc, RESIDUAL_ROWS), row, inside, 64 * tile_panels)
-                    for at in range(0, share, 64):
-                        prefetch_far(ahead, at)
-                    ahead += share
+                    residual = load(i64, desc, RESIDUAL)  # no `if` here: LLVM would make two loops of this one
+                    remembered, some = load(i64, desc, RESIDUAL_ROWS), inside * min(1, residual)
+                    ask_for_rows(residual + 64 * panel, remembered, row, some, 64 * tile_panels)
+                    until = min(end, ahead + share)
+                    while ahead < until:
+                        prefetch_far(ahead, 0)
+                        ahead += 64
                     multiply(desc, row // tile_rows, panel, panels, scratch)
                     if tile_panels == 1 and not loop:
                         finish(desc, row, inside, panel, scratch, 64, edge)
