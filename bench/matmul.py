@@ -7,8 +7,8 @@
         3x3 convolutions: float32 and int8 against torch, channels last
 
 Held to AVX2: TINYDIFF_PATH=avx2 OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2; int8 is
-then int8_limited. Medians of --rounds, in which all take their turn; a measurement is as many calls as take 5 ms, since
-a core that has just slept needs a while to reach its speed. GOP/s counts multiply-adds twice.
+then int8_limited. Medians of --rounds, in which all take their turn; a measurement is as many calls as take 20 ms,
+since a core that has just slept needs a while to reach its speed. GOP/s counts multiply-adds twice.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CONVS = (  # side, inputs, outputs
     (16, 1280, 1280),
     (8, 1280, 1280),
 )
-MEASUREMENT = 0.005  # s of calls, at least
+MEASUREMENT = 0.02  # s of calls, at least
 Run = Callable[[], Any]
 
 
