@@ -69,3 +69,11 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
         "features": sorted(this_cpu().features),
         "threads": config.getoption("threads"),
     }
+
+
+def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """A file that can be published: no names of machines and branches, no single rounds beside their statistics."""
+    output_json["machine_info"].pop("node", None)
+    output_json["commit_info"] = {key: output_json["commit_info"].get(key) for key in ("id", "time", "dirty")}
+    for one in output_json["benchmarks"]:
+        one["stats"].pop("data", None)
