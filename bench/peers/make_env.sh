@@ -21,8 +21,8 @@ declare -A PACKAGES=(
   [torch]="torch==2.13.0 diffusers>=0.37 transformers>=5 accelerate safetensors openvino onnx onnxscript"
   [openvino]="openvino nncf"
   [onnxruntime]="onnxruntime onnx"
-  [sdcpp]="stable-diffusion-cpp-python"
-  [sdcpp-avx2]="stable-diffusion-cpp-python"
+  [sdcpp]="numpy stable-diffusion-cpp-python"
+  [sdcpp-avx2]="numpy stable-diffusion-cpp-python"
 )
 AVX2="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_AVX512=OFF"
 
