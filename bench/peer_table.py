@@ -69,7 +69,7 @@ def pieces() -> list[Piece]:
         found.append(Piece("unet", size, False, "sdcpp:q8_0", 2, 215 if size == 512 else 70))
     found.append(Piece("vae", 512, False, "torch ours:float32", 5, 180))
     found.append(Piece("vae", 512, False, "openvino:f32 onnxruntime:f32", 5, 150))
-    for program, seconds in (("openvino:int8w", 85), ("openvino:int8", 80), ("onnxruntime:int8", 90)):
+    for program, seconds in (("openvino:int8w", 90), ("openvino:int8", 55), ("onnxruntime:int8", 95)):
         found.append(Piece("vae", 512, False, program, 5, seconds))
     found.append(Piece("vae", 512, False, "torch:compiled", 5, 150))
     found += [Piece("unet", 256, False, f"sdcpp:{kind}", 2, 70) for kind in ("f32", "q4_0")]

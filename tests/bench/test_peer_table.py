@@ -76,3 +76,18 @@ def test_pieces_of_a_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert {piece.size for piece in begun} == {256}
     assert {piece.rounds for piece in begun} == {3}
     assert [piece.name for piece in begun] == [piece.name for piece in peer_table.pieces() if piece.size == 256]
+
+
+def test_each_model_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, str, int]] = []
+
+    def convert(name: str, options: Any, environment: Any) -> bool:
+        made.append((options.part, name, options.size))
+        return name != "openvino:int8"
+
+    monkeypatch.setattr(peer_table.commands, "convert", convert)
+    monkeypatch.setattr("sys.argv", ["peer_table", "model", "--convert"])
+    assert peer_table.main() == 1  # one failed, the others were still made
+    assert len(set(made)) == len(made)
+    assert {("unet", "openvino:int8", 512), ("vae", "onnxruntime:int8", 512)} < set(made)
+    assert [size for _, _, size in made] == sorted(size for _, _, size in made)
