@@ -44,7 +44,8 @@ from tinydiff_kernels.simd import (  # noqa: E402
     zero,
 )
 
-BLOCKS, ROUNDS, REPEATS = 64, 5_000, 30  # units of work, iterations of each, runs of which the fastest counts
+BLOCKS, ROUNDS, REPEATS = 64, 5_000, 30  # units of work, iterations of each, least number of runs
+LEAST_SECONDS = 0.5  # of runs: others' work, and threads that have just been started, spoil tens of milliseconds
 BLOCK, COUNT, SOURCE, TARGET = 0, 8, 16, 24  # fields of the descriptor: bytes or rounds, units, addresses
 COPIED = 1 << 26  # bytes
 # Sums at a time: enough to hide latency, few enough for 16 registers. Of AVX2's, 6 chains of 16 numbers take 12 and
@@ -120,8 +121,9 @@ def _copy(desc: int, counter: int, cancel: int) -> None:
 def _best(kernel: Any, fields: dict[int, Any], threads: int) -> float:
     """Seconds of the fastest run: others only take time away."""
     descriptor, compiled = words.filled(4, fields), _jit.jitted(kernel)
-    times = []
-    for _ in range(REPEATS + 1):
+    times: list[float] = []
+    end = time.perf_counter() + LEAST_SECONDS
+    while len(times) <= REPEATS or time.perf_counter() < end:
         started = time.perf_counter()
         pool.run(compiled, descriptor, threads=threads)
         times.append(time.perf_counter() - started)
