@@ -2,7 +2,8 @@
 and ratios.
 
     python bench/compare.py MODEL ours:int8 torch openvino:int8 sdcpp:q8_0 --part unet --size 512 --threads 2 [--avx2]
-    --peers PYTHON      interpreter of the peers (bench/peers/make_env.sh makes their environment)
+    --peers DIR         environments of the peers, one each (bench/peers/make_env.sh DIR makes them)
+    --convert           convert MODEL for the programs that read other formats, once, and end
     --file FILE         the same weights as a single file, for stable-diffusion.cpp
     --packed FILE       what `tinydiff quantize` made of them, for ours:int8 (else packed in memory while loading)
     --reference FILE    where torch's output is kept, or found in a comparison without torch
@@ -11,8 +12,8 @@ and ratios.
 MODEL is a diffusers folder. Programs: ours:WEIGHTS, torch[:compiled], openvino:f32|int8w|int8, onnxruntime:f32|int8,
 sdcpp:f32|q8_0|q4_0. Ratios are against the first, with a bootstrap interval of the ratios of each round. Outputs are
 compared with the first `torch` (float32) among the programs, else with the one kept, else with the first program; one
-whose output is farther than FAR is marked. `--avx2` holds everybody to AVX2 (stable-diffusion.cpp: as it was built).
-A program that fails is a row with its reason.
+whose output is farther than FAR is marked. `--avx2` holds everybody to AVX2 (stable-diffusion.cpp: the one that was
+built for it). A program that fails, or whose environment is missing, is a row with its reason.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), *(str(HERE.parent / part) for part in ("kernels", "weights"))]
+sys.path.insert(0, str(HERE / "peers"))
 
+import commands  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tinydiff.bench.statistics import Interval, ratio_interval  # noqa: E402
@@ -49,8 +52,6 @@ AVX2 = {
 }
 SETTLE = 0.5  # seconds: thread pools of the one before spin for a while after their work
 FAR = 10.0  # decibels of signal to error below which a program computes something else
-SCRIPTS = {"torch": "torch_diffusers.py", "openvino": "openvino_step.py", "onnxruntime": "onnxruntime_step.py"}
-DEFAULTS = {"ours": "float32", "torch": "eager", "openvino": "f32", "onnxruntime": "f32", "sdcpp": "q8_0"}
 NOT_RUN = {  # programs that people ask for, and why they have no row with numbers
     "OnnxStream": "not tried: built from source, its models converted by hand",
     "ncnn": "not tried: the UNet would have to be converted with pnnx first",
@@ -74,6 +75,10 @@ class Program:
     def ready(self) -> None:
         """Start it and wait until it is loaded: one at a time, so that each has the machine to itself."""
         pipe = subprocess.PIPE
+        self.failed = commands.missing(self._command[0])
+        if self.failed:
+            print(f"{self.name}: {self.failed}", file=sys.stderr, flush=True)
+            return
         self.process = subprocess.Popen(
             self._command, stdin=pipe, stdout=pipe, stderr=self.log, text=True, env=self._environment
         )
@@ -109,21 +114,9 @@ class Program:
 
     def end(self) -> None:
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            with self.process:  # closes its pipes, then waits for it
+                self.process.kill()
         self.log.close()
-
-
-def command_of(name: str, options: argparse.Namespace) -> list[str]:
-    kind, _, given = name.partition(":")
-    setting, common = given or DEFAULTS[kind], [str(options.size), str(options.threads)]
-    peers = HERE / "peers"
-    if kind == "ours":
-        model = options.packed if options.packed and setting == "int8" else options.model
-        return [sys.executable, str(peers / "ours.py"), options.part, model, setting, *common]
-    if kind == "sdcpp":
-        return [options.peers, str(peers / "sdcpp.py"), options.file or "", setting, *common]
-    return [options.peers, str(peers / SCRIPTS[kind]), options.part, options.model, setting, *common]
 
 
 def collect(programs: list[Program], rounds: int, *, hold: bool, reference: Path | None = None) -> None:
@@ -248,20 +241,24 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--avx2", action="store_true")
     parser.add_argument("--hold", action="store_true", help="when all are loaded, wait for a line on standard input")
-    parser.add_argument("--peers", default=sys.executable, help="Python of the peers")
+    parser.add_argument("--peers", type=Path, default=Path("peers"), help="folder of the peers' environments")
+    parser.add_argument("--convert", action="store_true", help="convert models and end")
     parser.add_argument("--file", help="single file for stable-diffusion.cpp")
     parser.add_argument("--packed", help="packed file for ours:int8")
     parser.add_argument("--reference", type=Path, help="torch's output, as .npy")
     for flag in ("--markdown", "--plot", "--json"):
         parser.add_argument(flag)
     options = parser.parse_args()
-    if unknown := [name for name in options.programs if name.partition(":")[0] not in DEFAULTS]:
-        parser.error(f"unknown program {unknown[0]}; known: {', '.join(DEFAULTS)}")
+    if unknown := [name for name in options.programs if name.partition(":")[0] not in commands.DEFAULTS]:
+        parser.error(f"unknown program {unknown[0]}; known: {', '.join(commands.DEFAULTS)}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
     environment |= {"OMP_NUM_THREADS": str(options.threads), **(AVX2 if options.avx2 else {})}
     places = [str(HERE.parent / part) for part in (".", "kernels", "weights")]
     environment["PYTHONPATH"] = os.pathsep.join(places)
-    programs = [Program(name, command_of(name, options), environment) for name in options.programs]
+    if options.convert:
+        made = [commands.convert(name, options, environment) for name in options.programs]
+        return 0 if all(made) else 1
+    programs = [Program(name, commands.command_of(name, options), environment) for name in options.programs]
     try:
         collect(programs, options.rounds, hold=options.hold, reference=options.reference)
     finally:

@@ -3,9 +3,9 @@
     python bench/peer_table.py MODEL --convert ...                      once: models for the programs that convert
     python bench/peer_table.py MODEL --minutes 20 --results DIR ...     times; again, with the same DIR: what is missing
 
-    --peers PYTHON --file FILE --packed FILE    see compare.py
+    --peers DIR --file FILE --packed FILE       see compare.py
     --cache DIR                                 where conversions are kept
-    --sdcpp-avx2 PYTHON                         of an environment whose stable-diffusion.cpp was built for AVX2
+    --sizes 256 --rounds 2                      only pieces of this size, fewer rounds: does everything run?
 
 Every piece is one run of compare.py with `ours:int8` first, so that a ratio is always of times taken in turn. Pieces
 come in order of what they tell; one that does not fit into the time that is left is not begun. DIR receives their JSON
@@ -22,20 +22,20 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "peers")]
 
-from compare import FAR, NOT_RUN, SCRIPTS  # noqa: E402
-from protocol import CACHE_VARIABLE, TIMED_VARIABLE  # noqa: E402
+import commands  # noqa: E402
+from compare import FAR, NOT_RUN  # noqa: E402
+from protocol import CACHE_VARIABLE  # noqa: E402
 
 from tinydiff.bench.statistics import ratio_interval  # noqa: E402
 from tinydiff.commands.progress import byte_count  # noqa: E402
 
-CONVERTS = ("openvino", "onnxruntime")
 GRACE = 2.0  # a piece that takes so many times what was expected is stopped
 
 
@@ -69,6 +69,9 @@ def pieces() -> list[Piece]:
         found.append(Piece("unet", size, False, "sdcpp:q8_0", 2, 215 if size == 512 else 70))
     found.append(Piece("vae", 512, False, "torch ours:float32", 5, 180))
     found.append(Piece("vae", 512, False, "openvino:f32 onnxruntime:f32", 5, 150))
+    for program, seconds in (("openvino:int8w", 90), ("openvino:int8", 55), ("onnxruntime:int8", 95)):
+        found.append(Piece("vae", 512, False, program, 5, seconds))
+    found.append(Piece("vae", 512, False, "torch:compiled", 5, 150))
     found += [Piece("unet", 256, False, f"sdcpp:{kind}", 2, 70) for kind in ("f32", "q4_0")]
     for size, scale in ((512, 1.0), (256, 0.45)):
         found.append(Piece("unet", size, True, "torch ours:float32", 5, int(scale * 220)))
@@ -77,45 +80,39 @@ def pieces() -> list[Piece]:
     return [*found, *(Piece("unet", 512, False, f"sdcpp:{kind}", 2, 215) for kind in ("f32", "q4_0"))]
 
 
-def lacks(piece: Piece, options: argparse.Namespace) -> bool:
-    """stable-diffusion.cpp needs a file and, held to AVX2, an environment of its own: no variable does that."""
-    return piece.programs.startswith("sdcpp") and not (options.file and (options.sdcpp_avx2 or not piece.avx2))
+def chosen(options: argparse.Namespace) -> list[Piece]:
+    """Of the sizes asked for."""
+    sizes = [int(size) for size in options.sizes.split(",")]
+    return [replace(p, rounds=options.rounds or p.rounds) for p in pieces() if p.size in sizes]
 
 
 def convert(options: argparse.Namespace, environment: dict[str, str]) -> bool:
     """Every conversion that the pieces need, one after the other; small sizes first, which calibrate fastest."""
-    done, well = set(), True
-    for piece in sorted(pieces(), key=lambda piece: piece.size):
-        for program in piece.programs.split():
-            kind, _, setting = program.partition(":")
-            if kind not in CONVERTS or (key := (piece.part, program, piece.size)) in done:
-                continue
-            done.add(key)
-            command = [options.peers, str(HERE / "peers" / SCRIPTS[kind]), piece.part, options.model, setting]
-            started = time.monotonic()
-            code = subprocess.run(
-                [*command, str(piece.size), str(options.threads), "convert"],
-                env={**environment, "OMP_NUM_THREADS": str(options.threads)},
-                check=False,
-            ).returncode
-            well &= code == 0
-            taken = f"{time.monotonic() - started:.0f} s"
-            print(f"{piece.part} {program} {piece.size}: {'done' if code == 0 else 'FAILED'}, {taken}", flush=True)
-    return well
+    wanted = {
+        (piece.part, program, piece.size): None
+        for piece in sorted(chosen(options), key=lambda piece: piece.size)
+        for program in piece.programs.split()
+    }
+    environment = {**environment, "OMP_NUM_THREADS": str(options.threads)}
+    done = []
+    for part, program, size in wanted:
+        piece_options = argparse.Namespace(**vars(options), part=part, size=size, avx2=False)
+        done.append(commands.convert(program, piece_options, environment))
+    return all(done)
 
 
 def measure(piece: Piece, options: argparse.Namespace, environment: dict[str, str]) -> None:
     first = "ours:int8_limited" if piece.avx2 else "ours:int8"
     reference = options.results / f"{piece.part}-{piece.size}.npy"
-    peers = options.sdcpp_avx2 if piece.avx2 and piece.programs.startswith("sdcpp") else options.peers
     command = [
         sys.executable, str(HERE / "compare.py"), options.model, first, *piece.programs.split(), "--part", piece.part,
         "--size", str(piece.size), "--threads", str(options.threads), "--rounds", str(piece.rounds),
-        "--peers", peers, "--reference", str(reference), "--json", str(options.results / f"{piece.name}.json"),
+        "--peers", str(options.peers), "--reference", str(reference),
+        "--json", str(options.results / f"{piece.name}.json"),
         *(["--avx2"] if piece.avx2 else []),
         *(["--file", options.file] if options.file else []), *(["--packed", options.packed] if options.packed else []),
     ]  # fmt: skip
-    process = subprocess.Popen(command, env=environment | {TIMED_VARIABLE: "1"}, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         process.wait(GRACE * options.slack * piece.seconds + 60)
     except subprocess.TimeoutExpired:
@@ -251,14 +248,15 @@ def write(results: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a diffusers folder")
-    parser.add_argument("--peers", default=sys.executable, help="Python of the peers (bench/peers/make_env.sh)")
+    parser.add_argument("--peers", type=Path, default=Path("peers"), help="folder made by bench/peers/make_env.sh")
     parser.add_argument("--file", help="single file for stable-diffusion.cpp")
-    parser.add_argument("--sdcpp-avx2", metavar="PYTHON", help="of an environment made with SDCPP_AVX2=1")
     parser.add_argument("--packed", help="packed file for ours:int8")
     parser.add_argument("--cache", help="where conversions are kept (default: beside the model)")
     parser.add_argument("--results", type=Path, default=Path("peer-results"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--sizes", default="512,256")
+    parser.add_argument("--rounds", type=int, help="of every piece (default: 5, and 2 of the slowest programs)")
     parser.add_argument("--slack", type=float, default=1.0, help="how much slower than expected this machine is")
     parser.add_argument("--convert", action="store_true", help="convert models and end")
     options = parser.parse_args()
@@ -267,8 +265,10 @@ def main() -> int:
         return 0 if convert(options, environment) else 1
     options.results.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * options.minutes
-    for piece in pieces():
-        if (options.results / f"{piece.name}.json").exists() or lacks(piece, options):
+    for piece in chosen(options):
+        if (options.results / f"{piece.name}.json").exists():
+            continue
+        if piece.programs.startswith("sdcpp") and not options.file:
             continue
         if (left := end - time.monotonic()) < options.slack * piece.seconds:
             print(f"{piece.name}: not begun, {left:.0f} s are left of {piece.seconds} needed", flush=True)

@@ -69,3 +69,15 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
         "features": sorted(this_cpu().features),
         "threads": config.getoption("threads"),
     }
+
+
+def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """A file that can be published: no names of machines and branches, no single rounds beside their statistics, and
+    what is the same of all rows once."""
+    machine, commit = output_json["machine_info"], output_json["commit_info"]
+    machine.pop("node", None)
+    output_json["commit_info"] = {key: commit.get(key) for key in ("id", "time", "dirty")}
+    for one in output_json["benchmarks"]:
+        machine["tinydiff"]["roofline"] = one["extra_info"].pop("roofline")
+        one["params"] = None  # the shape is in extra_info
+        one["stats"].pop("data", None)

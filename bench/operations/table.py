@@ -10,7 +10,7 @@ from typing import Any
 
 def lines(data: dict[str, Any]) -> Iterator[str]:
     about = data["machine_info"]["tinydiff"]
-    limits = data["benchmarks"][0]["extra_info"]["roofline"]
+    limits = about["roofline"]
     yield f"{about['cpu']}, path {about['path']}, {about['threads']} threads; {' '.join(about['features'])}"
     yield (
         f"roofline: {limits['float32'] / 1e9:.0f} GFLOP/s float32, {limits['int8'] / 1e9:.0f} GOP/s int8, "

@@ -4,10 +4,14 @@
         --benchmark-json out.json
     python bench/operations/table.py out.json
 
-One path a process: run it once for each path. The time is that of the operation as the backend runs it: with
-quantising its input, its borders and its epilogue, on float32 rows. Long self-attention is timed in float32 and, where
-i8 is among the weights, in 8-bit integers: its keys and values prepared (keys_i8), then the rest (attention_i8). A
-share above 100 % means operands that were still in the caches: the roofline counts memory.
+One path a process; `every_path.py` runs it on all that the machine has. The time is that of the operation as the
+backend runs it: with quantising its input, its borders and its epilogue, on float32 rows. Long self-attention is timed
+in float32 and, where i8 is among the weights, in 8-bit integers: its keys and values prepared (keys_i8), then the rest
+(attention_i8).
+
+A share above 100 % means operands that were still in the caches: the roofline counts memory. On avx2 and plain neon
+attention in integers has another bound than the measured one: its operands are small enough for sums of four products
+in 16 bits, five instructions for 64 products on AVX2 where the microbenchmark has six, so up to 1.2 times that rate.
 
 With --benchmark-disable every row is checked and run, and nothing is timed.
 """

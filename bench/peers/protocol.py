@@ -7,8 +7,9 @@
 All programs of a comparison stay loaded and run in turn, so that each meets the same minutes of the machine. All get
 the same numbers: `inputs` draws them.
 
-Programs that read another format convert the model when they first see it, into `converted(folder)`. With the word
-"convert" as their last argument they do that and end, so that a timed run never converts.
+Each program runs in an environment of its own (`make_env.sh`). Two read other formats: `export.py`, in torch's
+environment, writes their models into `converted(folder)`; with the word "convert" as their last argument they quantise
+those, in their own, and end. A timed run never converts.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ from typing import Any
 import numpy as np
 
 FACTOR, TOKENS, TIMESTEP = 8, 77, 500.0
-EMBEDDED = "weights/train/master"  # of a checkout: the embedded model as a diffusers folder, for trials
 CACHE_VARIABLE = "TINYDIFF_PEERS_CACHE"
-TIMED_VARIABLE = "TINYDIFF_PEERS_TIMED"
 STARTED = time.perf_counter()  # this module is imported first
 
 
@@ -46,16 +45,29 @@ def inputs(part: str, config: Mapping[str, Any], size: int) -> list[Any]:
     return [latents, rng.normal(size=(1, TOKENS, config["cross_attention_dim"])).astype(np.float32)]
 
 
+def feed(part: str, config: Mapping[str, Any], size: int) -> list[Any]:
+    """What an exported network takes, in its order: the same, and of the UNet the timestep between them."""
+    first, *rest = inputs(part, config, size)
+    return [first, np.array([TIMESTEP], np.float32), *rest] if part == "unet" else [first]
+
+
 def converted(folder: Path) -> Path:
     """Where conversions of a model are kept: beside it, or in a folder of its own below $TINYDIFF_PEERS_CACHE."""
     root = os.environ.get(CACHE_VARIABLE)
     return folder if not root else Path(root) / str(folder.resolve()).strip("/").replace("/", "-")
 
 
-def replaced(target: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder and give it its name when it is complete. Not in a timed run: the program says so and ends."""
-    if os.environ.get(TIMED_VARIABLE) and not asked_to_convert():
-        raise SystemExit(f"{target.name} is not converted: bench/peer_table.py --convert")
+def home(program: str, folder: Path, part: str, kind: str, size: int) -> Path:
+    """Of a converted network. OpenVINO's leaves height and width open; an ONNX file is of one size."""
+    if program == "openvino":
+        return converted(folder) / "openvino" / f"{part}-{kind}"
+    return converted(folder) / "onnx" / f"{part}-{kind}-{size}"
+
+
+def keep(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder, if it is not there, and give it its name when it is complete."""
+    if target.exists():
+        return
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -65,6 +77,12 @@ def replaced(target: Path, write: Callable[[Path], None]) -> None:
 
 def asked_to_convert() -> bool:
     return sys.argv[-1] == "convert"
+
+
+def require(target: Path) -> None:
+    """End, saying what to do, unless the model has been converted."""
+    if not target.exists():
+        raise SystemExit(f"{target.name} is not converted: the same command with --convert")
 
 
 def disk_bytes(*places: Path) -> int:

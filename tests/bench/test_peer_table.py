@@ -64,3 +64,30 @@ def test_what_is_there_or_does_not_fit_is_not_begun(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("sys.argv", ["peer_table", "model", "--results", str(tmp_path), "--minutes", "1"])
     assert peer_table.main() == 0
     assert begun == [p for p in peer_table.pieces() if p.seconds <= 60 and "sdcpp" not in p.programs]
+
+
+def test_pieces_of_a_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun: list[peer_table.Piece] = []
+    monkeypatch.setattr(peer_table, "measure", lambda piece, options, environment: begun.append(piece))
+    monkeypatch.setattr(peer_table, "write", lambda results: None)
+    flags = ["--results", str(tmp_path), "--minutes", "60", "--file", "file", "--sizes", "256", "--rounds", "3"]
+    monkeypatch.setattr("sys.argv", ["peer_table", "model", *flags])
+    assert peer_table.main() == 0
+    assert {piece.size for piece in begun} == {256}
+    assert {piece.rounds for piece in begun} == {3}
+    assert [piece.name for piece in begun] == [piece.name for piece in peer_table.pieces() if piece.size == 256]
+
+
+def test_each_model_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, str, int]] = []
+
+    def convert(name: str, options: Any, environment: Any) -> bool:
+        made.append((options.part, name, options.size))
+        return name != "openvino:int8"
+
+    monkeypatch.setattr(peer_table.commands, "convert", convert)
+    monkeypatch.setattr("sys.argv", ["peer_table", "model", "--convert"])
+    assert peer_table.main() == 1  # one failed, the others were still made
+    assert len(set(made)) == len(made)
+    assert {("unet", "openvino:int8", 512), ("vae", "onnxruntime:int8", 512)} < set(made)
+    assert [size for _, _, size in made] == sorted(size for _, _, size in made)
