@@ -47,7 +47,8 @@ def compiled(
     observers: Sequence[Observer] = (),
     resolutions: int = 4,
 ) -> Compiled:
-    return Compiled(kind_of(component, weights, resolutions), threads=threads, observers=observers)
+    kinds = kind_of(component, weights, resolutions, small="i4")  # miniatures have nothing but small matrices
+    return Compiled(kinds, threads=threads, observers=observers)
 
 
 @functools.cache

@@ -79,14 +79,14 @@ def agree_but_for_ties(ours: Floats, wanted: Floats) -> None:
 def test_quantised_unets_compute_what_rounded_inputs_and_weights_mean(
     name: str, weights: str, size: tuple[int, int, int]
 ) -> None:
-    wanted = unet(name, Rounded(kind_of("unet", weights)))(**unet_inputs(name, size))
+    wanted = unet(name, Rounded(kind_of("unet", weights, small="i4")))(**unet_inputs(name, size))
     agree_but_for_ties(unet(name, compiled(weights))(**unet_inputs(name, size)), wanted)
 
 
 @pytest.mark.parametrize("weights", LIMITS)
 def test_quantised_encoders_compute_what_rounded_inputs_and_weights_mean(weights: str) -> None:
     picture = np.random.default_rng(3).uniform(-1, 1, (7, 3, 16, 8)).astype(np.float32)
-    backends = compiled(weights, "vae"), Rounded(kind_of("vae", weights, 4))
+    backends = compiled(weights, "vae"), Rounded(kind_of("vae", weights, 4, small="i4"))
     ours, wanted = (network(VAES["kl"], tensors("vae", "kl"), b).encode(picture) for b in backends)
     agree_but_for_ties(ours, wanted)
 
