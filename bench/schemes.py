@@ -28,6 +28,7 @@ from tinydiff.quality import moments, snr
 from tinydiff.recipe import kind_of
 from tinydiff.unet import UNet
 from tinydiff_kernels import operations as op
+from tinydiff_kernels.matmul.packing import Kind
 from tinydiff_kernels.ref import quantise
 from tinydiff_kernels.reference import Reference
 from tinydiff_kernels.rounded import Rounded
@@ -71,6 +72,7 @@ class Scheme:
     kind: str = "int8"
     weight: Round | None = None
     activations: str = "u8"
+    small: Kind = "i4"  # what small matrices become where `kind` is "int4" (`recipe.kind_of`)
 
 
 def unchanged(w: Floats) -> Floats:
@@ -85,6 +87,7 @@ SCHEMES = {
     "int8, activations alone": Scheme(weight=unchanged),
     "int8 limited (pairs up to 128)": Scheme("limited"),
     "int8, weights up to 64": Scheme(weight=symmetric(64)),
+    "int4": Scheme("int4", small="i8"),
     "int4 g32": Scheme("int4"),
     "int4 g32, weights alone": Scheme("int4", activations=""),
     "int4 g32, float group scales": Scheme("int4", grouped(32)),
@@ -98,7 +101,7 @@ class Tried(Rounded):
     """A scheme on one component."""
 
     def __init__(self, component: str, scheme: Scheme, levels: int, keep: bool = True) -> None:
-        choose = kind_of(component, "int4" if scheme.kind == "int4" else "int8", levels)
+        choose = kind_of(component, "int4" if scheme.kind == "int4" else "int8", levels, small=scheme.small)
         limited = scheme.kind == "limited"
         super().__init__(lambda w: "i8_limited" if limited and choose(w) == "i8" else choose(w), keep=keep)
         self.scheme = scheme

@@ -38,7 +38,7 @@ class Recipe:
 
     `keep`: patterns (`*`, `?`) of "component.layer" that stay wide beside those of `recipe.is_wide`. `wide`: how wide
     layers and tables are stored: "auto" as float16 where that loses nothing, else float32; or as named. `target_size`:
-    bytes of the whole file, for "mixed"; None: half-way between int4 and int8.
+    bytes of the whole file, for "mixed"; None: half-way between 4 bits for all that can have them and 8 for all.
     """
 
     weights: str
