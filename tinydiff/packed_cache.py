@@ -2,9 +2,9 @@
 
     $XDG_CACHE_HOME/tinydiff/models/NAME-KEY-int8.safetensors
 
-KEY stands for the source's files (path, size, time of change) and configs, the version of tinydiff and of the format:
-another source gets another copy. Nothing is deleted here; the folder may be emptied at any time. Small models are
-quantised in memory instead, which takes a moment and no disk.
+KEY stands for the source's files (path, size, time of change) and configs, the version of tinydiff, of its recipe and
+of the format: another source gets another copy. Nothing is deleted here; the folder may be emptied at any time. Small
+models are quantised in memory instead, which takes a moment and no disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tinydiff.backends import chosen
 from tinydiff.errors import ModelFileError
 from tinydiff.packing import Recipe
 from tinydiff.quantize import Progress, identity, quantize
-from tinydiff.recipe import INTEGERS
+from tinydiff.recipe import INTEGERS, REVISION
 from tinydiff_weights.errors import worded
 from tinydiff_weights.hashes import cache_folder
 from tinydiff_weights.open import open_model
@@ -72,7 +72,7 @@ def cached_path(source: ModelSource, weights: str) -> Path:
     configs = {name: dict(component.config) for name, component in source.components.items()}
     with worded(source.path, "read"):
         files = identity(source)
-    facts = [files, configs, dict(source.scheduler), weights, VERSION, __version__]
+    facts = [files, configs, dict(source.scheduler), weights, VERSION, REVISION, __version__]
     key = hashlib.sha256(dumps(facts).encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(source.path.absolute()).removesuffix(".safetensors"))
     return cache_folder() / "models" / f"{name[:80] or 'model'}-{key}-{weights}.safetensors"

@@ -21,6 +21,7 @@ from tinydiff_kernels.handles import MatmulWeight
 from tinydiff_kernels.matmul.packing import Kind
 
 INTEGERS: dict[str, Kind] = {"int8": "i8", "int4": "i4"}
+REVISION = 2  # raised when the same words come to give other weights; copies in caches are then made anew
 SMALL_MATRIX = 2**16  # weights: 4 bits would save 30 kB of it
 WEIGHTS = ("auto", "float32", "float16", "int8", "int4")
 WIDE = re.compile(
