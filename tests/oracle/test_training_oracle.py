@@ -14,16 +14,7 @@ import pytest
 import torch
 
 TRAIN = Path(__file__).resolve().parents[2] / "weights" / "train"
-MODULES = ("muon", "denoiser", "text_encoder")
-
-
-class Ends:
-    """What the networks ask of a tokenizer."""
-
-    bos_token_id, eos_token_id, pad_token_id = 8190, 8191, 8191
-
-    def __len__(self) -> int:
-        return 8192
+MODULES = ("muon", "denoiser", "text_encoder", "profile_step")
 
 
 @pytest.fixture
@@ -39,8 +30,9 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
 
 def start(train: dict[str, ModuleType], folder: Path) -> Any:
     torch.manual_seed(0)
-    networks = train["text_encoder"].make_text_encoder(Ends()), train["denoiser"].make_unet(4)
-    return train["denoiser"].DenoiserTraining(Ends(), *networks, folder)
+    ends = train["profile_step"].Ends()  # stands for a tokenizer
+    networks = train["text_encoder"].make_text_encoder(ends), train["denoiser"].make_unet(4)
+    return train["denoiser"].DenoiserTraining(ends, *networks, folder)
 
 
 def step(training: Any) -> None:
