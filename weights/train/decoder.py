@@ -21,7 +21,7 @@ from icons import SIZE
 from paths import Budget, Log, save_atomically, work_folder
 from torch import nn
 from torch.nn import functional
-from vae import CHECKPOINT_EVERY, NOISE, PICTURES, make_vae, psnr, reconstruction_loss
+from vae import CHECKPOINT_EVERY, NOISE, PICTURES, finished_vae, psnr, reconstruction_loss
 
 BATCH = 1 if DEVICE.type == "cpu" else 16
 LEARNING_RATE = 5e-4
@@ -45,11 +45,7 @@ class DecoderTraining:
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(0)
         self.final, self.checkpoint = folder / "vae_final.pt", folder / "decoder.pt"
-        stored = torch.load(self.final, weights_only=True, map_location=DEVICE)
-        self.scaling_factor = stored["scaling_factor"]
-        self.vae = make_vae().to(DEVICE, memory_format=memory_format())
-        self.vae.load_state_dict(stored["vae"])
-        self.vae.requires_grad_(False)
+        self.vae = finished_vae(folder).train().requires_grad_(False)
         self.parameters = [*self.vae.decoder.parameters(), *self.vae.post_quant_conv.parameters()]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
@@ -72,7 +68,7 @@ class DecoderTraining:
         kept = self.final.with_name("vae_before_decoder.pt")
         if not kept.exists():
             shutil.copyfile(self.final, kept)
-        save_atomically({"vae": self.vae.state_dict(), "scaling_factor": self.scaling_factor}, self.final)
+        save_atomically({"vae": self.vae.state_dict(), "scaling_factor": self.vae.config.scaling_factor}, self.final)
 
     def fooling(self, out: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         """The adversary's term, weighted so that it pulls at the last layer as a fixed share of the other loss."""

@@ -29,7 +29,7 @@ from compose import COLOURS
 from dataset import Dataset, cached_latents
 from decoder import DecoderTraining, train_decoder
 from denoiser import DenoiserTraining, make_unet, train_denoiser
-from device import DEVICE, describe_device, memory_format, prepare
+from device import DEVICE, describe_device, prepare
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from drawing import Store
 from export import export, make_pipeline
@@ -40,7 +40,17 @@ from samples import draw_grid
 from text_encoder import Distillation, distil, make_text_encoder, open_lesson
 from tiny_autoencoder import TinyTraining, train_tiny
 from transformers import CLIPTextModel, CLIPTokenizer
-from vae import PICTURES, VaeTraining, encode_all, encode_batch, make_vae, normalise_latents, psnr, train_vae
+from vae import (
+    LATENT_CHANNELS,
+    PICTURES,
+    VaeTraining,
+    encode_all,
+    encode_batch,
+    finished_vae,
+    normalise_latents,
+    psnr,
+    train_vae,
+)
 
 VOCABULARY = 8192  # tokens: 512 single bytes, the merges, start and end
 SHARES = {"text": 0.06, "vae": 0.22, "decoder": 0.06, "tiny": 0.05, "denoiser": 0.52, "few": 0.09}  # of the minutes
@@ -70,36 +80,27 @@ def text_stage(packages: Path, dataset: Dataset, minutes: float, folder: Path, l
     save_atomically(student.state_dict(), final)
 
 
-def vae_stage(dataset: Dataset, store: Store, minutes: float, folder: Path, log: Log) -> None:
+def vae_stage(dataset: Dataset, store: Store, channels: int, minutes: float, folder: Path, log: Log) -> None:
     """Train the autoencoder unless its final file exists; the final file has normalised latents."""
     final = folder / "vae_final.pt"
     if final.exists():
         return
-    vae = train_vae(VaeTraining(folder), store, dataset.probes(), minutes, log)
+    vae = train_vae(VaeTraining(folder, channels), store, dataset.probes(), minutes, log)
     scaling_factor = normalise_latents(vae, encode_all(vae, dataset.white_pictures()))
     told = ", ".join(f"{name} {psnr(vae, pictures):.2f} dB" for name, pictures in dataset.probes().items())
     log(f"latents normalised: scaling factor {scaling_factor:.4f}, still {told}")
     save_atomically({"vae": vae.state_dict(), "scaling_factor": scaling_factor}, final)
 
 
-def autoencoder_stages(dataset: Dataset, minutes: dict[str, float], folder: Path, log: Log) -> None:
+def autoencoder_stages(dataset: Dataset, channels: int, minutes: dict[str, float], folder: Path, log: Log) -> None:
     """Autoencoder, sharper decoder and small sibling, those that `minutes` names, on one store of pictures."""
     store = Store(dataset.random_pictures(PICTURES))
     if "vae" in minutes:
-        vae_stage(dataset, store, minutes["vae"], folder, log)
+        vae_stage(dataset, store, channels, minutes["vae"], folder, log)
     if "decoder" in minutes:
         train_decoder(DecoderTraining(folder), dataset, store, minutes["decoder"], log)
     if "tiny" in minutes:
         train_tiny(TinyTraining(finished_vae(folder), folder), dataset, store, minutes["tiny"], log)
-
-
-def finished_vae(folder: Path) -> AutoencoderKL:
-    """The autoencoder after training with its latents normalised."""
-    state = torch.load(folder / "vae_final.pt", weights_only=True, map_location=DEVICE)
-    vae = make_vae().to(DEVICE, memory_format=memory_format())
-    vae.load_state_dict(state["vae"])
-    vae.register_to_config(scaling_factor=state["scaling_factor"])
-    return vae.eval()
 
 
 def start_from(model: Path, folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
@@ -157,6 +158,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--minutes", type=float, default=150, help="training time of all stages together")
     parser.add_argument("--stages", nargs="+", choices=list(SHARES), default=list(SHARES), help="only these (all)")
     parser.add_argument("--concepts", type=int, help="only the first N of concepts.txt (all)")
+    parser.add_argument(
+        "--latent-channels", type=int, default=LATENT_CHANNELS, help="of a new autoencoder (%(default)s)"
+    )
     parser.add_argument("--from", dest="start", type=Path, help="an exported model to go on from")
     parser.add_argument("--rate", type=float, default=1.0, help="learning rate relative to a fresh start's (1)")
     parser.add_argument("--run", default="default", help="name of the run's folder in the cache")
@@ -176,7 +180,7 @@ def main(arguments: list[str]) -> None:
     if "text" in minutes:
         text_stage(options.icons, dataset, minutes["text"], folder, log)
     if minutes.keys() & {"vae", "decoder", "tiny"}:
-        autoencoder_stages(dataset, minutes, folder, log)
+        autoencoder_stages(dataset, options.latent_channels, minutes, folder, log)
     target = options.to or folder / "export"
     if "denoiser" in minutes:
         training, vae = denoiser_stage(options, dataset, minutes["denoiser"], folder, log)

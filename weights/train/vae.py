@@ -1,4 +1,4 @@
-"""The autoencoder: pictures [3, SIZE, SIZE] to latents [4, SIZE / 8, SIZE / 8] and back.
+"""The autoencoder: pictures [3, SIZE, SIZE] to latents [channels, SIZE / 8, SIZE / 8] and back.
 
 AutoencoderKL as in Stable Diffusion (Rombach et al. 2022, arXiv:2112.10752), 2.6 M parameters. The posterior's
 width is fixed instead of learned: latents get Gaussian noise of NOISE, and a weak pull to zero keeps them small,
@@ -34,7 +34,7 @@ CHECKPOINT_EVERY = 120.0 if DEVICE.type == "cpu" else 20.0  # seconds
 PICTURES = 2000 if DEVICE.type == "cpu" else 12_000  # random pictures that all autoencoders learn from
 
 
-def make_vae(latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
+def make_vae(latent_channels: int) -> AutoencoderKL:
     count = len(CHANNELS)
     return AutoencoderKL(
         in_channels=3,
@@ -69,10 +69,19 @@ def psnr(vae: torch.nn.Module, pictures: NDArray[np.uint8]) -> float:
     return float(torch.cat(values).mean())
 
 
+def finished_vae(folder: Path) -> AutoencoderKL:
+    """A run's autoencoder after training, with its latents normalised; its weights say how many channels they have."""
+    state = torch.load(folder / "vae_final.pt", weights_only=True, map_location=DEVICE)
+    vae = make_vae(len(state["vae"]["post_quant_conv.bias"])).to(DEVICE, memory_format=memory_format())
+    vae.load_state_dict(state["vae"])
+    vae.register_to_config(scaling_factor=state["scaling_factor"])
+    return vae.eval()
+
+
 class VaeTraining:
     """Network, optimiser and progress: all that a checkpoint holds."""
 
-    def __init__(self, folder: Path, latent_channels: int = LATENT_CHANNELS) -> None:
+    def __init__(self, folder: Path, latent_channels: int) -> None:
         torch.manual_seed(0)
         self.checkpoint = folder / "vae.pt"
         self.vae = make_vae(latent_channels).to(DEVICE, memory_format=memory_format())

@@ -73,12 +73,13 @@ def dequantised_value(
     return fma(exact, splat(f32x16, load(f32, record, 0)) * scales, bias)
 
 
-def finisher(value: Function) -> Function:
+def finisher(value: Function, plain: bool = True) -> Function:
     """`finish(desc, first_row, rows, panel, sums, stride, edge)`: `rows` rows of one panel from scratch to C.
 
     `sums` is the address of the panel's first row in scratch, `stride` the bytes between rows; `edge` has room for a
     row: where a panel is cut by the edge of the matrix no byte beyond its row is touched. What belongs to columns is
-    loaded once; float weights have no scales, and their fields point to the bias.
+    loaded once; float weights have no scales, and their fields point to the bias. Without `plain` all rows take the one
+    general way, for a kernel whose inner loop LLVM compiles worse beside a second epilogue.
     """
 
     @composed(nothing)
@@ -139,4 +140,4 @@ def finisher(value: Function) -> Function:
         else:
             any_rows(desc, first_row, rows, panel, sums, stride, edge)
 
-    return finish
+    return finish if plain else any_rows
