@@ -38,7 +38,7 @@ from tinydiff_kernels.compiled.program import MOVED, Launch, Program
 
 FOLDER = Path(__file__).parent / "devices"
 RATES = Path(__file__).with_name("rates.json")
-WAKING = 20e-6  # seconds to hand a launch to sleeping threads and to gather them
+WAKING = 20e-6  # seconds to hand a launch to threads and to gather them, if they sleep; those awake take less
 RESOLUTIONS = 4
 EFFICIENCY = {"matmul": 0.82, "attention": 0.95}
 # The gate's calls that tell what a kernel executes beside its hot loop, and their numbers: multiply-adds and outputs.

@@ -23,7 +23,7 @@ from tinydiff_kernels.rows import Array
 Words = NDArray[np.int64]
 Place = Literal["arena", "input", "output", "step"]
 LONG_WORK = 4_000_000_000  # multiply-adds from which on a signal must not wait for a kernel's end
-LITTLE_WORK = 4_000_000  # multiply-adds below which waking another thread costs more than it helps
+LITTLE_WORK = 4_000_000  # multiply-adds below which sharing a launch costs what it gains, even with threads awake
 MOVED = 32  # multiply-adds that take as long as moving one number
 
 
