@@ -369,6 +369,7 @@ def memory() -> Case:
         cancel=np.array([-5], np.int32),
         wide=(at(np.float32, 2, 64) + at(np.float32, 4))[None],
         bytes=np.array([16]),
+        in_order=at(np.int32, 21, 8)[None],
     )
     return Case(a, np.zeros(1, np.int64), np.array([-5], np.int32), n, expected)
 

@@ -260,6 +260,7 @@ def memory(a: int, b: int, c: int, out: int, n: int) -> None:
     store(out, 195, simd.load_acquire(c))
     store(out, 199, load(simd.f32x64, a, 2) + load_splat(simd.f32x64, a, 4))
     store(out, 199 + simd.bytes_of(simd.f32x64), simd.bytes_of(simd.i16x8))
+    store(out, 463, simd.load_in_order(simd.i32x8, a, 21))
 
 
 def function_kernel(function: Any) -> Kernel:

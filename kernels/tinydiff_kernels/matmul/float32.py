@@ -15,7 +15,7 @@ from typing import Any
 
 from tinydiff_kernels.matmul.blocks import tiled
 from tinydiff_kernels.matmul.epilogue import finisher, float_value
-from tinydiff_kernels.matmul.lanes import by_lane
+from tinydiff_kernels.matmul.lanes import by_lane, quads_by_lane
 from tinydiff_kernels.matmul.tiles import eight_rows, six_rows
 from tinydiff_kernels.simd import (
     Vector,
@@ -83,8 +83,10 @@ def lane_of_float(lane: int) -> Callable[..., Any]:
 
 _LANES = [lane_of_float(lane) for lane in range(4)]
 _finish = finisher(float_value)
-_f32_lanes = tiled(by_lane(f32x8, f32x4, multiply_add_8, _LANES, eight_floats, 32), _finish, 8, 1)
-_f16_lanes = tiled(by_lane(f32x8, f32x4, multiply_add_8, _LANES, eight_halves, 16), _finish, 8, 1, 32)
+_f32_quads = quads_by_lane(f32x8, f32x4, _LANES, eight_floats, 32)
+_f16_quads = quads_by_lane(f32x8, f32x4, _LANES, eight_halves, 16)
+_f32_lanes = tiled(by_lane(f32x8, _f32_quads, multiply_add_8, eight_floats, 32), _finish, 8, 1)
+_f16_lanes = tiled(by_lane(f32x8, _f16_quads, multiply_add_8, eight_halves, 16), _finish, 8, 1, 32)
 _f32_6x16 = tiled(six_rows(f32x16, multiply_add_16, float_weights, 64), _finish, 6, 1)
 _f32_8x32 = tiled(eight_rows(f32x32, multiply_add_32, float_weights, 64), _finish, 8, 2)
 _f16_6x16 = tiled(six_rows(f32x16, multiply_add_16, half_weights, 32), _finish, 6, 1, 32)

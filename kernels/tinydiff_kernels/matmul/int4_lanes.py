@@ -22,6 +22,7 @@ from tinydiff_kernels.simd import (
     i32x16,
     i64,
     load,
+    load_in_order,
     reinterpret,
     shift_left,
     shift_right,
@@ -36,15 +37,19 @@ lane_0, lane_1, lane_2, lane_3 = (eight_rows_by_lane(i32x8, lane) for lane in LA
 
 
 @composed(lambda address: i8x32)
-def low_weights(address: int) -> Vector:
+def two_steps(address: int) -> Vector:
+    return load_in_order(i8x32, address, 0)
+
+
+@composed(lambda packed: i8x32)
+def low_weights(packed: Vector) -> Vector:
     """The low halves of 32 bytes as signed numbers: shifted up within 16 bits, then down within 8."""
-    words = load(i16x16, address, 0)
-    return shift_right(reinterpret(i8x32, shift_left(words, 4)), 4)
+    return shift_right(reinterpret(i8x32, shift_left(reinterpret(i16x16, packed), 4)), 4)
 
 
-@composed(lambda address: i8x32)
-def high_weights(address: int) -> Vector:
-    return shift_right(load(i8x32, address, 0), 4)
+@composed(lambda packed: i8x32)
+def high_weights(packed: Vector) -> Vector:
+    return shift_right(packed, 4)
 
 
 @composed(nothing)
@@ -68,11 +73,11 @@ def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> Non
             for group in range(0, 4 * steps, 32):
                 sums = zeros()
                 for at in range(group, group + 32, 16):
-                    r = quads(inputs, at)
-                    sums = lane_1(r, sums, high_weights(b))  # ready first: one shift, not two
-                    sums = lane_0(r, sums, low_weights(b))
-                    sums = lane_3(r, sums, high_weights(b + 64))
-                    sums = lane_2(r, sums, low_weights(b + 64))
+                    r, w, x = quads(inputs, at), two_steps(b), two_steps(b + 64)
+                    sums = lane_1(r, sums, high_weights(w))  # ready first: one shift, not two
+                    sums = lane_0(r, sums, low_weights(w))
+                    sums = lane_3(r, sums, high_weights(x))
+                    sums = lane_2(r, sums, low_weights(x))
                     b += 128
                 s = widen(i32x8, load(u8x8, scale, 0))
                 c0, c1, c2, c3, c4, c5, c6, c7 = sums

@@ -20,6 +20,7 @@ from typing import Any
 from tinydiff_kernels.matmul.blocks import tiled
 from tinydiff_kernels.matmul.epilogue import dequantised_value, finisher
 from tinydiff_kernels.matmul.lanes import by_lane
+from tinydiff_kernels.matmul.lanes_ahead import quads_ahead
 from tinydiff_kernels.matmul.tiles import eight_rows, six_rows
 from tinydiff_kernels.simd import (
     Vector,
@@ -35,6 +36,7 @@ from tinydiff_kernels.simd import (
     i32x32,
     load,
     load_group,
+    load_in_order,
     reinterpret,
     splat_lane,
     u8x64,
@@ -69,7 +71,7 @@ def byte_weights(address: int) -> Vector:
 
 @composed(lambda address: i8x32)
 def half_of_weights(address: int) -> Vector:
-    return load(i8x32, address, 0)
+    return load_in_order(i8x32, address, 0)
 
 
 def lane_of_group(lane: int) -> Callable[..., Any]:
@@ -85,7 +87,8 @@ def lane_of_group(lane: int) -> Callable[..., Any]:
 
 LANES = [lane_of_group(lane) for lane in range(4)]
 _finish = finisher(dequantised_value)
-_signed_lanes = tiled(by_lane(i32x8, i32x4, signed_8, LANES, half_of_weights, 32), _finish, 8, 1)
+_signed_quads = quads_ahead(i32x8, i32x4, LANES, half_of_weights, 32)
+_signed_lanes = tiled(by_lane(i32x8, _signed_quads, signed_8, half_of_weights, 32), _finish, 8, 1)
 _unsigned_6x16 = tiled(six_rows(i32x16, unsigned_16, byte_weights, 64), _finish, 6, 1, loop=True)
 _limited_6x16 = tiled(six_rows(i32x16, limited_16, byte_weights, 64), _finish, 6, 1)
 _unsigned_8x32 = tiled(eight_rows(i32x32, unsigned_32, byte_weights, 64), _finish, 8, 2)

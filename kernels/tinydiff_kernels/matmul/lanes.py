@@ -84,14 +84,32 @@ def eight_rows_by_lane(kind: Any, accumulate: Function) -> Function:
     return step
 
 
-def by_lane(kind: Any, quad: Any, one: Function, four: Sequence[Function], weights_of: Function, size: int) -> Function:
-    """`multiply(desc, tile, panel, panels, scratch)` as in `tiles.py`.
+def quads_by_lane(kind: Any, quad: Any, four: Sequence[Function], weights_of: Function, size: int) -> Function:
+    """`multiply(rows, whole, sums, b)`: four steps, 16 bytes of each row, at a time; the sums and where weights go on.
 
-    `four[i](sums, row, weights)` multiplies by lane i of the row; `one` is `accumulate`, for what is left of a row;
-    `size` is that of half a step.
+    `four[i](sums, row, weights)` multiplies by lane i of the row; `size` is that of half a step. Weights are loaded a
+    step ahead.
     """
-    zeros, quads, single = eight_zeros(kind), eight_loads(quad), eight_products(kind, one)
+    quads = eight_loads(quad)
     first, second, third, fourth = (eight_rows_by_lane(kind, lane) for lane in four)
+
+    @composed(lambda *_: types.Tuple((types.UniTuple(kind, 8), types.int64)))
+    def multiply(rows: Any, whole: int, sums: Any, b: int) -> Any:
+        for at in range(0, whole, 16):
+            r, w0, w1 = quads(rows, at), weights_of(b), weights_of(b + 2 * size)
+            sums, w2 = first(r, sums, w0), weights_of(b + 4 * size)
+            sums, w3 = second(r, sums, w1), weights_of(b + 6 * size)
+            sums = fourth(r, third(r, sums, w2), w3)
+            b += 8 * size
+        return sums, b
+
+    return multiply
+
+
+def by_lane(kind: Any, quads: Function, one: Function, weights_of: Function, size: int) -> Function:
+    """`multiply(desc, tile, panel, panels, scratch)` as in `tiles.py`: `quads` as far as they go, then steps of `one`,
+    which is `accumulate`."""
+    zeros, single = eight_zeros(kind), eight_products(kind, one)
 
     @composed(nothing)
     def multiply(desc: int, tile: int, panel: int, panels: int, scratch: int) -> None:
@@ -103,13 +121,7 @@ def by_lane(kind: Any, quad: Any, one: Function, four: Sequence[Function], weigh
             sums = zeros()
             for t in range(tap_count):
                 inputs = moved(rows, load(i64, taps, 8 * t))
-                for at in range(0, whole, 16):
-                    r = quads(inputs, at)
-                    sums = first(r, sums, weights_of(b))
-                    sums = second(r, sums, weights_of(b + 2 * size))
-                    sums = third(r, sums, weights_of(b + 4 * size))
-                    sums = fourth(r, sums, weights_of(b + 6 * size))
-                    b += 8 * size
+                sums, b = quads(inputs, whole, sums, b)
                 for at in range(whole, 4 * steps, 4):
                     sums = single(inputs, sums, at, weights_of(b))
                     b += 2 * size

@@ -133,6 +133,32 @@ def load(kind: Type, address: Type, offset: Type) -> Any:
     return loaded(kind, types.int64, types.int64), generate
 
 
+def _write_volatile(instruction: Any) -> None:
+    """llvmlite has no word for it, so it goes into the text of the instruction."""
+    write = instruction.descr
+
+    def descr(buffer: list[str]) -> None:
+        text: list[str] = []
+        write(text)
+        buffer.append("".join(text).replace("load ", "load volatile ", 1))
+
+    instruction.descr = descr
+
+
+@operation
+def load_in_order(kind: Type, address: Type, offset: Type) -> Any:
+    """As `load`, but LLVM moves it past no other such load and joins no two of them into one (volatile)."""
+    loaded = _memory_class("load_in_order", kind)
+    _require_integers("load_in_order", address, offset)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        instruction = builder.load(pointer(context, builder, loaded, values[1], values[2], False), align=1)
+        _write_volatile(instruction)
+        return instruction
+
+    return loaded(kind, types.int64, types.int64), generate
+
+
 @operation
 def store(address: Type, offset: Type, value: Type) -> Any:
     """`store(address, offset, x)`: a vector or a scalar, to any alignment."""
