@@ -1,13 +1,14 @@
 """Packed files with random damage, as many as one likes; by hand, where tinydiff is installed:
 
-    python tests/fuzz_packed.py [--count 1000000] [--log fuzz.log] [--kept FOLDER]
+    python tests/fuzz_packed.py [--first 0] [--count 1000000] [--log fuzz.log] [--kept FOLDER]
     python tests/fuzz_packed.py --one NUMBER FILE          writes one damaged file again
 
 Every file must end in an error of ours or in a model, within ten seconds of the processor and a gigabyte. Of the
 models some are verified, and some draw a picture with the compiled kernels. Anything else (another exception, a
 signal, a hang) is reported with its number, its bytes are kept, and the run ends with 1. Batches run in processes of
 their own, so that a crash costs no more than a batch. The log has a line of JSON per batch; the same command goes on
-after its last. What was found lies in `packed_corpus`, where CI looks at it again.
+after its last. Files have numbers, so that processes with logs of their own can share the work. What was found lies in
+`packed_corpus`, where CI looks at it again.
 """
 
 from __future__ import annotations
@@ -162,6 +163,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--first", type=int, default=0, help="number of the first file")
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--log", type=Path, default=Path("fuzz.log"))
     parser.add_argument("--kept", type=Path, default=Path("."), help="folder for files that were not refused properly")
@@ -177,7 +179,8 @@ def main() -> int:
         rows = [json.loads(line) for line in args.log.read_text().splitlines()] if args.log.exists() else []
         done, began = sum(row["count"] for row in rows), time.monotonic()
         while done < args.count:
-            made = in_child(seeds, Path(name) / "x.safetensors", range(done, min(done + BATCH, args.count)), args.kept)
+            numbers = range(args.first + done, args.first + min(done + BATCH, args.count))
+            made = in_child(seeds, Path(name) / "x.safetensors", numbers, args.kept)
             with args.log.open("a") as log:
                 log.write("".join(json.dumps(row) + "\n" for row in made))
             rows += made
