@@ -27,7 +27,7 @@ from tinydiff_kernels.compiled.strips import StripPolicy
 
 # What a process adds to itself once it computes: threads, words of tokenizers, Pillow, what allocators keep. Measured
 # on x86-64 with CPython 3.11: 8 to 16 MB with kernels compiled ahead of time, 14 to 16 by Numba.
-GROWTH = Resident(18 * MB, 4 * MB)
+GROWTH = Resident(16 * MB, 4 * MB)
 STARTS_DIFFER = 2 * MB  # from one start of the process to the next: the smallest budget named must do for another one
 TYPICAL = Resident(87 * MB, 96 * MB)  # of a process with its kernels loaded by Numba
 READ_RATE = 1e9  # bytes a second that storage is taken to deliver; phones of 2020 and later have 1 to 2 GB/s
