@@ -60,9 +60,9 @@ def test_a_shard_that_is_a_link_out_of_the_model(folder: Path, tmp_path: Path) -
 
 def test_links_within_the_model_and_a_linked_model_are_fine(folder: Path, tmp_path: Path) -> None:
     make_shards(folder)
-    (folder / "shared").mkdir()
-    (folder / "unet" / FIRST).rename(folder / "shared" / FIRST)
-    (folder / "unet" / FIRST).symlink_to(Path("../shared") / FIRST)
+    (folder / "common").mkdir()
+    (folder / "unet" / FIRST).rename(folder / "common" / FIRST)
+    (folder / "unet" / FIRST).symlink_to(Path("../common") / FIRST)
     assert len(open_folder(folder).components["unet"].tensors) == 2
     (tmp_path / "link").symlink_to(folder)
     assert len(open_folder(tmp_path / "link").components["unet"].tensors) == 2
