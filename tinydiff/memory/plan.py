@@ -26,7 +26,7 @@ from tinydiff_kernels import warm
 from tinydiff_kernels.compiled.strips import StripPolicy
 
 # What a process adds to itself once it computes: threads, words of tokenizers, Pillow, what allocators keep. Measured
-# on x86-64 with CPython 3.11: 8 to 16 MB with kernels compiled ahead of time, 14 to 16 by Numba.
+# on two x86-64 machines with CPython 3.11: at most 13 MB.
 GROWTH = Resident(16 * MB, 4 * MB)
 STARTS_DIFFER = 2 * MB  # from one start of the process to the next: the smallest budget named must do for another one
 TYPICAL = Resident(87 * MB, 96 * MB)  # of a process with its kernels loaded by Numba
