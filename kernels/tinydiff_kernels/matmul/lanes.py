@@ -107,8 +107,8 @@ def quads_by_lane(kind: Any, quad: Any, four: Sequence[Function], weights_of: Fu
 
 
 def by_lane(kind: Any, quads: Function, one: Function, weights_of: Function, size: int) -> Function:
-    """`multiply(desc, tile, panel, panels, scratch)` as in `tiles.py`: `quads` as far as they go, then steps of `one`,
-    which is `accumulate`."""
+    """`multiply(desc, tile, panel, panels, scratch)` as in `tiles.py`: `quads` (quads_by_lane or quads_ahead) as far as
+    they go, then single steps by `one`, an `accumulate`. `size` is that of half a step."""
     zeros, single = eight_zeros(kind), eight_products(kind, one)
 
     @composed(nothing)
