@@ -71,7 +71,7 @@ def pieces() -> list[Piece]:
     found.append(Piece("vae", 512, False, "openvino:f32 onnxruntime:f32", 5, 150))
     for program, seconds in (("openvino:int8w", 90), ("openvino:int8", 55), ("onnxruntime:int8", 95)):
         found.append(Piece("vae", 512, False, program, 5, seconds))
-    found.append(Piece("vae", 512, False, "torch:compiled", 5, 150))
+    found.append(Piece("vae", 512, False, "torch:compiled", 5, 240))
     found += [Piece("unet", 256, False, f"sdcpp:{kind}", 2, 70) for kind in ("f32", "q4_0")]
     for size, scale in ((512, 1.0), (256, 0.45)):
         found.append(Piece("unet", size, True, "torch ours:float32", 5, int(scale * 220)))
