@@ -109,9 +109,22 @@ def test_nearest_words(train: dict[str, ModuleType], monkeypatch: pytest.MonkeyP
         concept("fish", ("fish",), ()),
     )
     found = nearest.nearest_words(concepts, Path(), MadeUpTeacher())
-    # no names, nothing of two letters, nothing with a held-out word ("hatchet") in it, nothing far from all
+    # no names, nothing of two letters, nothing far from all
     wanted = {"chopper": "axe", "timepiece": "alarm-clock", "carp": "axe", "tick": "alarm-clock", "finned": "fish"}
-    assert found == wanted
+    assert found == wanted | {"hatchets": "axe"}
+
+
+def test_a_held_out_synonyms_tag_says_nothing(train: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest, concept = train["nearest_words"], train["captions"].Concept
+    concepts = tuple(concept(name, (name,), ()) for name in ("axe", "fish"))
+    monkeypatch.setattr(nearest, "LEAST", 1.0)
+    for tag, known in (
+        ("hatchet", False),
+        ("adze", True),
+    ):  # both mean nothing to the teacher, but that of the tag is theirs
+        monkeypatch.setattr(nearest, "read_tags", lambda packages, tag=tag: {"axe": [tag], "fish": ["finned"]})
+        monkeypatch.setattr(nearest, "english", lambda packages, tag=tag: [tag])
+        assert (tag in nearest.nearest_words(concepts, Path(), MadeUpTeacher())) == known
 
 
 def test_counterparts_of_tokens(train: dict[str, ModuleType]) -> None:

@@ -3,8 +3,8 @@
 A word's score for a concept is the cosine to the nearest of its names, or 0.9 times that to the nearest of emojibase's
 tags for it, whichever is more, plus 0.2 times that to the mean of the tags. (Each tag that one concept alone carries,
 judged without itself, finds its concept in 28 % of cases so, by names alone in 23 %; of the 60 held-out synonyms 28, by
-names alone 24.) Synonyms that captions use go to their own concept. Held-out synonyms, and words that share their
-spelling in part, are left out: they measure what happens to words that no training showed with a concept.
+names alone 24.) Synonyms that captions use go to their own concept. Held-out synonyms are words like others here, of
+which the sentence model alone says what they mean: tags that contain one are not looked at, nor whose they are.
 """
 
 from __future__ import annotations
@@ -66,11 +66,7 @@ def nearest_words(concepts: tuple[Concept, ...], packages: Path, teacher: Teache
     ]
     own = {word: concept.icon for concept in concepts for word in concept.synonyms}
     names = {name for concept in concepts for name in concept.names}
-    words = sorted(
-        word
-        for word in {*teacher.words(), *english(packages), *own} - names
-        if len(word) > 2 and not any(h in word or word in h for h in hidden)
-    )
+    words = sorted(word for word in {*teacher.words(), *english(packages), *own} - names if len(word) > 2)
     best, rows = scores(words, concepts, tags, teacher).max(1)
     return {
         word: own.get(word, concepts[row].icon)
