@@ -3,7 +3,7 @@
 A word's score for a concept is the cosine to the nearest of its names, or 0.9 times that to the nearest of emojibase's
 tags for it, whichever is more, plus 0.2 times that to the mean of the tags. (Each tag that one concept alone carries,
 judged without itself, finds its concept in 28 % of cases so, by names alone in 23 %; of the 60 held-out synonyms 28, by
-names alone 24.) Synonyms that captions use go to their own concept. Held-out synonyms are words like others here, of
+names alone 23.) Synonyms that captions use go to their own concept. Held-out synonyms are words like others here, of
 which the sentence model alone says what they mean: tags that contain one are not looked at, nor whose they are.
 """
 

@@ -23,9 +23,9 @@ import torch
 from captions import (
     BACKGROUNDS,
     SCENES,
-    STYLED,
     TEMPLATES,
     Concept,
+    add_style,
     caption,
     choose,
     read_concepts,
@@ -44,7 +44,7 @@ BATCH = 64 if DEVICE.type == "cpu" else 512  # captions with an unseen word; hal
 LEARNING_RATE = 5e-4
 KNOWN = 2.0  # weight of the known captions' loss
 SHORT, LONG = 24, 77  # positions in most steps; in every sixteenth, of a quarter of the captions
-SCENE, COLOURED, OPEN_STYLE, EMPTY = 0.25, 0.4, 0.3, 0.02  # shares of captions
+SCENE, COLOURED, EMPTY = 0.25, 0.4, 0.02  # shares of captions
 CHECKPOINT_EVERY, LOG_EVERY = 120.0, 60.0  # seconds
 NAME = re.compile(r"(\{[xy]0?\})")
 
@@ -72,16 +72,14 @@ class Captions:
 
     def template(self) -> str:
         """A caption with {x}, and {y} of a scene, where names with their articles go; {x0} and {y0}: without."""
-        rng, colours = self.rng, tuple(COLOURS)
+        rng = self.rng
         if rng.random() < SCENE:
             text = choose(SCENES[random_scene(rng).layout], rng)
         else:
             text = choose(TEMPLATES, rng).replace("{a} {name}", "{x}").replace("{name}", "{x0}")
         if rng.random() < COLOURED:
-            text = choose(BACKGROUNDS, rng).replace("{base}", text).replace("{colour}", choose(colours, rng))
-        if rng.random() > OPEN_STYLE:
-            text = choose(STYLED, rng).replace("{base}", text).replace("{style}", choose(tuple(STYLES), rng))
-        return text
+            text = choose(BACKGROUNDS, rng).format(base=text, colour=choose(tuple(COLOURS), rng))
+        return add_style(text, choose(tuple(STYLES), rng), rng)
 
     def unseen(self, length: int) -> Example:
         """A caption with an unseen word; the teacher reads the nearest concept's name in its place."""
@@ -145,11 +143,8 @@ class UnseenWords:
     """Teacher and pupil, the same encoder at first; optimiser and progress."""
 
     def __init__(self, encoder: CLIPTextModel, captions: Captions, folder: Path) -> None:
-        self.teacher, self.captions, self.checkpoint = (
-            encoder.eval().requires_grad_(False),
-            captions,
-            folder / "words.pt",
-        )
+        self.teacher = encoder.eval().requires_grad_(False)
+        self.captions, self.checkpoint = captions, folder / "words.pt"
         if DEVICE.type == "cpu":
             encoder.set_attn_implementation("eager")
         self.pupil = copy.deepcopy(encoder).requires_grad_(True).train()
