@@ -17,7 +17,16 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 TRAIN = Path(__file__).resolve().parents[2] / "weights" / "train"
-MODULES = ("muon", "denoiser", "text_encoder", "profile_step", "captions", "unseen_words", "nearest_words")
+MODULES = (
+    "muon",
+    "denoiser",
+    "text_encoder",
+    "profile_step",
+    "captions",
+    "unseen_captions",
+    "unseen_words",
+    "nearest_words",
+)
 
 
 @pytest.fixture
@@ -76,7 +85,7 @@ def unseen_words(train: dict[str, ModuleType], folder: Path) -> Any:
     concept, tokenizer = train["captions"].Concept, CLIPTokenizer.from_pretrained(TRAIN / "master" / "tokenizer")
     concepts = [concept(icon, (icon.replace("-", " "),), ()) for icon in ("axe", "alarm-clock", "palm-tree", "fish")]
     encoder = CLIPTextModel.from_pretrained(TRAIN / "master" / "text_encoder").float()
-    captions = train["unseen_words"].Captions(tokenizer, tuple(concepts), WORDS)
+    captions = train["unseen_captions"].Captions(tokenizer, tuple(concepts), WORDS)
     return train["unseen_words"].UnseenWords(encoder, captions, folder)
 
 
@@ -128,7 +137,7 @@ def test_a_held_out_synonyms_tag_says_nothing(train: dict[str, ModuleType], monk
 
 
 def test_counterparts_of_tokens(train: dict[str, ModuleType]) -> None:
-    counterparts = train["unseen_words"].counterparts
+    counterparts = train["unseen_captions"].counterparts
     assert counterparts(2, 2) == [0, 1]  # an article and a word for an article and a word
     assert counterparts(4, 2) == [0, 1, 1, 1]
     assert counterparts(2, 4) == [0, 3]
@@ -181,6 +190,22 @@ def test_unseen_words_stopped_goes_on_as_if_it_had_not_been(
         np.testing.assert_array_equal(mine.detach().numpy(), other.detach().numpy())
     for mine, other in zip(whole.teacher.parameters(), teacher, strict=True):
         np.testing.assert_array_equal(mine.numpy(), other.numpy())
+
+
+def test_tokens_of_known_captions_stay_and_the_others_learn(
+    train: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train["unseen_words"], "BATCH", 8)
+    training = unseen_words(train, tmp_path)
+    known, captions = training.captions.known_tokens(), [training.captions.known(24) for _ in range(500)]
+    assert {token for example in captions for token in example.pupil} <= known
+    for _ in range(3):
+        training.train_step()
+    before, after = (network.get_input_embeddings().weight for network in (training.teacher, training.pupil))
+    moved = set(torch.nonzero((after != before).any(1)).flatten().tolist())
+    new = {token for word in WORDS for token in training.captions.tokens(word)} - known
+    assert moved
+    assert moved <= new
 
 
 def test_a_new_encoder_is_written_under_the_old_names(train: dict[str, ModuleType], tmp_path: Path) -> None:
