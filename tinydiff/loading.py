@@ -19,7 +19,7 @@ from tinydiff.errors import ModelFileError, UnsupportedModelError
 from tinydiff.few_steps import FewSteps
 from tinydiff.observers import CancelToken
 from tinydiff.packed import mapped
-from tinydiff.parameters import NamedTensor, Parameters, first_names
+from tinydiff.parameters import NamedTensor, Parameters, Seen, first_names
 from tinydiff.recipe import WEIGHTS
 from tinydiff.schedulers import sd_pipeline_config
 from tinydiff.suggest import unknown
@@ -136,22 +136,8 @@ def _packed_weights(source: ModelSource, weights: str) -> str:
 
 
 @dataclass(frozen=True)
-class Halved:
+class Halved(Seen):
     """A tensor whose values are rounded to half precision when used (`weights="float16"`)."""
-
-    tensor: NamedTensor
-
-    @property
-    def name(self) -> str:
-        return self.tensor.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.tensor.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.tensor.dtype
 
     def float32(self) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # an overflow to infinity is the watchdog's to name
@@ -166,9 +152,6 @@ class Halved:
         rows = self.tensor.rows(start, stop) if isinstance(self.tensor, SlicedTensor) else self.float32()[start:stop]
         with np.errstate(over="ignore"):
             return rows.astype(np.float16, copy=False)
-
-    def reshaped(self, *shape: int) -> Halved:
-        return Halved(self.tensor.reshaped(*shape))
 
 
 def _unused(source: ModelSource) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydiff.parameters import NamedTensor
+from tinydiff.parameters import NamedTensor, Seen
 from tinydiff_kernels.matmul.geometry import PARITIES
 from tinydiff_kernels.matmul.packing import CHANNEL_MULTIPLE, GATE_WIDTH, Kind, Packed
 from tinydiff_kernels.matmul.unpacking import dequantise, merge_classes
@@ -108,28 +108,11 @@ class MappedBias:
 
 
 @dataclass(frozen=True)
-class Meaning:
+class Meaning(Seen):
     """What a packed weight or bias means, without the form in which it lies there: for weights of another kind."""
-
-    tensor: NamedTensor
-
-    @property
-    def name(self) -> str:
-        return self.tensor.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.tensor.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.tensor.dtype
 
     def float32(self) -> NDArray[np.float32]:
         return self.tensor.float32()
-
-    def reshaped(self, *shape: int) -> Meaning:
-        return replace(self, tensor=self.tensor.reshaped(*shape))
 
 
 def mapped(tensors: Mapping[str, AnyTensor], *, in_place: bool = True) -> dict[str, NamedTensor]:

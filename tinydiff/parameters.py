@@ -11,9 +11,9 @@ known before the first operation runs and reported by name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,28 @@ class ShapeOnly:
 
     def reshaped(self, *shape: int) -> ShapeOnly:
         return ShapeOnly(self.name, shape)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A tensor seen in another way than it lies there: its name, shape and dtype are those of the one behind it."""
+
+    tensor: NamedTensor
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.tensor.dtype
+
+    def reshaped(self, *shape: int) -> Self:
+        return replace(self, tensor=self.tensor.reshaped(*shape))
 
 
 class Parameters:

@@ -20,6 +20,7 @@ TRAIN = Path(__file__).resolve().parents[2] / "weights" / "train"
 MODULES = (
     "muon",
     "denoiser",
+    "few_steps",
     "text_encoder",
     "profile_step",
     "captions",
@@ -75,6 +76,15 @@ def test_orthogonal_matrices(train: dict[str, ModuleType], shape: tuple[int, int
     torch.manual_seed(0)
     values = torch.linalg.svdvals(train["muon"].orthogonalise(torch.randn(shape)).float())
     assert 0.4 < float(values.min()) <= float(values.max()) < 1.3
+
+
+def test_few_steps_go_on_from_the_additions_of_a_model(train: dict[str, ModuleType], tmp_path: Path) -> None:
+    file = TRAIN / "master" / "few_steps.safetensors"
+    for go_on in (True, False):
+        train["few_steps"].FewSteps(TRAIN / "master", tmp_path, go_on=go_on).export(tmp_path / "same.safetensors")
+        stored, found = load_file(file), load_file(tmp_path / "same.safetensors")
+        assert stored.keys() == found.keys()
+        assert all(torch.equal(stored[name], found[name]) for name in stored) == go_on
 
 
 WORDS = {"woodcutter": "axe", "timepieces": "alarm-clock", "fir": "palm-tree", "sparklers": "sparkler"}

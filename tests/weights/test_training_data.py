@@ -73,7 +73,7 @@ def test_held_out_words_stay_held_out_when_other_concepts_carry_them(
     captions = train["captions"]
     tags = {"axe": ["hatchet", "woodcutter"], "hammer": ["hatchet", "blacksmith"], "old-man": ["died"]}
     monkeypatch.setattr(captions, "read_tags", lambda packages: tags)
-    concepts = {concept.icon: concept for concept in captions.read_concepts(Path(), near=False)}
+    concepts = {concept.icon: concept for concept in captions.read_concepts(Path(), more=False)}
     assert concepts["axe"].held_out == ("hatchet",)
     assert concepts["axe"].synonyms == ("woodcutter",)
     assert concepts["hammer"].held_out == ()
@@ -105,9 +105,9 @@ def test_captions_name_the_concept_and_never_a_held_out_word(train: dict[str, Mo
     assert not any("  " in text for text in texts)
 
 
-def test_near_words_belong_to_concepts_and_never_give_a_held_out_word_away(train: dict[str, ModuleType]) -> None:
+def test_more_synonyms_belong_to_concepts_and_never_give_a_held_out_word_away(train: dict[str, ModuleType]) -> None:
     captions = train["captions"]
-    near = json.loads((captions.HERE / "near_words.json").read_text())
+    near = json.loads((captions.HERE / "more_synonyms.json").read_text())
     assert set(near) <= set(captions.read_names())
     words = [word for found in near.values() for word in found]
     assert len(words) == len(set(words)) > 1000

@@ -78,13 +78,13 @@ def read_tags(packages: Path) -> dict[str, list[str]]:
     return {icon_name(entry["label"]): [tag.lower() for tag in entry.get("tags", [])] for entry in entries}
 
 
-def read_concepts(packages: Path, count: int | None = None, near: bool = True) -> tuple[Concept, ...]:
+def read_concepts(packages: Path, count: int | None = None, more: bool = True) -> tuple[Concept, ...]:
     """The first `count` concepts. A synonym belongs to one concept of the whole list alone and is nobody's name.
 
-    Besides emojibase's tags the words of near_words.json are synonyms, unless `near` is False.
+    Besides emojibase's tags the words of more_synonyms.json are synonyms, unless `more` is False.
     """
     names, tags = read_names(), read_tags(packages)
-    near_words: dict[str, list[str]] = json.loads((HERE / "near_words.json").read_text()) if near else {}
+    more_synonyms: dict[str, list[str]] = json.loads((HERE / "more_synonyms.json").read_text()) if more else {}
     seen = Counter(tag for icon in names for tag in set(tags.get(icon, [])))
     taken = UNKIND.union(word for known in names.values() for name in known for word in (name, *name.split()))
     pairs = held_out()["synonyms"]
@@ -92,7 +92,7 @@ def read_concepts(packages: Path, count: int | None = None, near: bool = True) -
     concepts = []
     for icon, known in list(names.items())[:count]:
         unique = [tag for tag in tags.get(icon, []) if seen[tag] == 1 and tag not in taken and len(tag) > 3]
-        words = tuple(word for word in (*unique, *near_words.get(icon, ())) if not hidden & set(word.split()))
+        words = tuple(word for word in (*unique, *more_synonyms.get(icon, ())) if not hidden & set(word.split()))
         concepts.append(Concept(icon, known, words, tuple(word for owner, word in pairs if owner == icon)))
     return tuple(concepts)
 

@@ -6,6 +6,7 @@ next of the four; the student's one step is to land at the same place. Only the 
 convolutions learn (Hu et al. 2021, arXiv:2106.09685), so the guided model stays reachable from the same files.
 
     python few_steps.py FOLDER --icons DIR --run default --minutes 15      # FOLDER is an exported model
+    python few_steps.py FOLDER --icons DIR --go-on --rate 0.3              # better additions than those that it has
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from pathlib import Path
 
 import torch
 from batches import batches
-from dataset import Dataset
+from dataset import Dataset, cached_latents
 from denoiser import make_scheduler
 from device import DEVICE, adamw, autocast, keep_bfloat16, memory_format, prepare, set_rates
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from paths import Budget, Log, save_atomically, work_folder
 from replay import Replayed
@@ -28,6 +29,7 @@ from text_encoder import token_ids
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
+from vae import encode_batch
 
 FILE = "few_steps.safetensors"
 STEPS, SUBSTEPS = 4, 3  # of the student; of the teacher for each of them
@@ -71,19 +73,24 @@ def add_low_rank(unet: nn.Module) -> dict[str, LowRank]:
     return wrapped
 
 
-def attach(unet: nn.Module, path: Path) -> None:
-    """Hang exported additions on a UNet of diffusers."""
+def read_additions(additions: dict[str, LowRank], path: Path) -> None:
+    """Their weights from an exported file."""
     tensors = load_file(path)
-    for name, addition in add_low_rank(unet).items():
+    for name, addition in additions.items():
         for part in ("lora_A", "lora_B"):
             getattr(addition, part).weight.data = tensors[f"unet.{name}.{part}.weight"].float()
+
+
+def attach(unet: nn.Module, path: Path) -> None:
+    """Hang exported additions on a UNet of diffusers."""
+    read_additions(add_low_rank(unet), path)
     unet.to(DEVICE)
 
 
 class FewSteps:
-    """Teacher and student in one network: the additions switched off and on."""
+    """Teacher and student in one network: the additions switched off and on. `go_on`: from those that `model` has."""
 
-    def __init__(self, model: Path, folder: Path) -> None:
+    def __init__(self, model: Path, folder: Path, *, go_on: bool = False, rate: float = 1.0) -> None:
         torch.manual_seed(0)
         self.tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
         self.text_encoder = (
@@ -93,9 +100,12 @@ class FewSteps:
         if DEVICE.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())
         self.additions = add_low_rank(self.unet)
+        if go_on:
+            read_additions(self.additions, model / FILE)
         keep_bfloat16(self.unet.to(DEVICE, memory_format=memory_format()))
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
-        self.optimizer = adamw(self.parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+        self.rate = rate * LEARNING_RATE
+        self.optimizer = adamw(self.parameters, self.rate, betas=(0.9, 0.99), weight_decay=0.0)
         self.learn_fast = Replayed(self.learn)
         self.alphas = make_scheduler().alphas_cumprod.to(DEVICE)
         self.empty = token_ids(self.tokenizer, [""]).to(DEVICE)
@@ -183,7 +193,7 @@ def train_few_steps(training: FewSteps, dataset: Dataset, latents: torch.Tensor,
     torch.manual_seed(training.step)
     saved = budget.spent
     for rows, ids in batches(dataset, training.tokenizer, BATCH, seed=training.step):
-        rate = LEARNING_RATE * min(1, (training.step + 1) / 30) * (1 - budget.fraction)
+        rate = training.rate * min(1, (training.step + 1) / 30) * (1 - budget.fraction)
         set_rates([training.optimizer], rate)
         training.train_step(latents[rows].float(), ids)
         training.spent, finished = budget.spent, budget.fraction >= 1
@@ -195,12 +205,11 @@ def train_few_steps(training: FewSteps, dataset: Dataset, latents: torch.Tensor,
             return
 
 
-def few_steps_stage(model: Path, dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
+def few_steps_stage(training: FewSteps, model: Path, dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
     """Distil the exported folder `model` on the run's latents; the additions are written into it."""
-    scale = json.loads((model / "vae" / "config.json").read_text())["scaling_factor"]
-    latents = torch.load(folder / "latents.pt", weights_only=True, map_location=DEVICE)["latents"] * scale
-    training = FewSteps(model, folder)
-    train_few_steps(training, dataset, latents, minutes, log)
+    vae = AutoencoderKL.from_pretrained(model / "vae").float().to(DEVICE).eval().requires_grad_(False)
+    latents = cached_latents(dataset, lambda pictures: encode_batch(vae, pictures), folder / "latents.pt")
+    train_few_steps(training, dataset, latents * vae.config.scaling_factor, minutes, log)
     training.export(model / FILE)
     defaults = json.loads((model / "tinydiff.json").read_text())
     defaults["few_steps"] = {"file": FILE, "num_inference_steps": STEPS, "default": True}
@@ -214,10 +223,13 @@ def main() -> None:
     parser.add_argument("--concepts", type=int)
     parser.add_argument("--run", default="default", help="where the latents lie and checkpoints go")
     parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--go-on", action="store_true", help="from the additions that the folder has")
+    parser.add_argument("--rate", type=float, default=1.0, help="learning rate relative to a start from nothing (1)")
     options = parser.parse_args()
     prepare()
     folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."), options.concepts)
-    few_steps_stage(options.model, dataset, options.minutes, folder, Log(folder / "few_steps.log"))
+    training = FewSteps(options.model, folder, go_on=options.go_on, rate=options.rate)
+    few_steps_stage(training, options.model, dataset, options.minutes, folder, Log(folder / "few_steps.log"))
 
 
 if __name__ == "__main__":

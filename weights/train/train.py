@@ -33,7 +33,7 @@ from device import DEVICE, describe_device, prepare
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from drawing import Store
 from export import export, make_pipeline
-from few_steps import few_steps_stage
+from few_steps import FewSteps, few_steps_stage
 from meaning import Meaning
 from paths import Log, save_atomically, work_folder
 from samples import draw_grid
@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> None:
     if "words" in minutes:
         unseen_words_stage(target, options.icons, options.concepts, minutes["words"], folder, log)
     if "few" in minutes:
-        few_steps_stage(target, dataset, minutes["few"], folder, log)
+        few_steps_stage(FewSteps(target, folder), target, dataset, minutes["few"], folder, log)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Writes near_words.json: plain English words that mean almost what a concept's name means, by the teacher's judgement.
+"""Writes more_synonyms.json: plain English words that mean almost what a name means, by the teacher's judgement.
 
-    python near_words.py --icons DIR
+    python more_synonyms.py --icons DIR
 
 A word belongs to the concept whose name has the nearest sentence embedding, if that is near (cosine of at least NEAR)
 and clearly nearer than any other concept (by MARGIN); the nearest MOST are kept. (Tags of the concept in place of its
@@ -35,7 +35,7 @@ UNFIT = frozenset(
     shea sheet smuggling soar sow spit spot tasmanian tau terrorism thirds three tumor tumors turk turkish turks
     twelve twinsies two unwind vietnamese whereas woah woo writ""".split()  # noqa: SIM905  (a list of words reads best as words)
 )
-TARGET = HERE / "near_words.json"
+TARGET = HERE / "more_synonyms.json"
 
 
 def candidates(concepts: tuple[Concept, ...], packages: Path, words: list[str]) -> list[str]:
@@ -56,7 +56,7 @@ def candidates(concepts: tuple[Concept, ...], packages: Path, words: list[str]) 
 
 
 @torch.no_grad()
-def near_words(concepts: tuple[Concept, ...], words: list[str], teacher: Teacher) -> dict[str, list[str]]:
+def more_synonyms(concepts: tuple[Concept, ...], words: list[str], teacher: Teacher) -> dict[str, list[str]]:
     """icon name -> words nearest to it, nearest first."""
     best = torch.full((len(words), len(concepts)), -1.0)
     meanings = teacher.embed([f"a {word}" for word in words])
@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--icons", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    concepts, teacher = read_concepts(options.icons, near=False), Teacher(options.icons)
-    found = near_words(concepts, candidates(concepts, options.icons, teacher.words()), teacher)
+    concepts, teacher = read_concepts(options.icons, more=False), Teacher(options.icons)
+    found = more_synonyms(concepts, candidates(concepts, options.icons, teacher.words()), teacher)
     TARGET.write_text(json.dumps(found, indent=0, ensure_ascii=False) + "\n")
     print(f"{TARGET}: {sum(map(len, found.values()))} words of {len(found)} concepts")
 
