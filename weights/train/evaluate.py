@@ -30,6 +30,7 @@ from measures import (
     through_vae,
     tinydiff_picture,
 )
+from nearest_words import open_nearest_words
 from paths import Log, work_folder
 from samples import PROMPTS, draw_pictures, lay_out, load_pipeline, save_small, to_array
 from tiny_autoencoder import tiny_psnr
@@ -105,6 +106,20 @@ def held_out_synonyms(bench: Bench) -> dict[str, float]:
         "name": agreement(bench.judge, named, items)["concept"],
         "pictures": len(items),
     }
+
+
+def plain_words(bench: Bench) -> dict[str, float]:
+    """Words of no caption, held-out synonyms apart, by the concept that the sentence model says they mean."""
+    nearest = open_nearest_words(bench.dataset.packages, bench.dataset.concepts, bench.dataset.cache) or {}
+    rows = {concept.icon: row for row, concept in enumerate(bench.dataset.concepts)}
+    told = {word for concept in bench.dataset.concepts for word in (*concept.synonyms, *concept.held_out)}
+    means = [(rows[icon], word) for word, icon in nearest.items() if icon in rows and word not in told]
+    if not means:
+        return {"concept": 0.0, "pictures": 0}
+    found = bench.some(means, 200)
+    items = [Item(row, k % 4) for k, (row, _) in enumerate(found)]
+    pictures = bench.draw([bench.prompt(item, word) for item, (_, word) in zip(items, found, strict=True)], 6000)
+    return {"concept": agreement(bench.judge, pictures, items)["concept"], "pictures": len(items)}
 
 
 def scenes(bench: Bench) -> dict[str, float]:
@@ -192,7 +207,7 @@ def main() -> None:
     bench = Bench(options.model, dataset, judge, 0.2 if options.quick else 1.0, setting)
     named, styled = accuracy(judge, icons)
     figures: dict[str, Any] = {"setting": setting, "judge": {"concept": named, "style": styled}}
-    measures = (retrieval, held_out_pairs, held_out_synonyms, scenes, copies, autoencoders, parity)
+    measures = (retrieval, held_out_pairs, held_out_synonyms, plain_words, scenes, copies, autoencoders, parity)
     for measure in measures:
         if options.only is None or measure.__name__ in options.only:
             figures[measure.__name__] = measure(bench)
