@@ -173,13 +173,19 @@ def parity(bench: Bench) -> dict[str, float]:
 
 
 def draw_grids(bench: Bench, output: Path) -> None:
-    """48 prompts, a row a prompt pair, four seeds each, reduced to 96 pixels; and one seed in full size."""
+    """48 prompts, a row a prompt pair, four seeds each, reduced to 96 pixels; one seed of 24 in full size; synonyms."""
     prompts = [*PROMPTS, *MORE_PROMPTS]
     repeated = [prompt for prompt in prompts for _ in SEEDS]
     pictures = draw_pictures(bench.pipeline, repeated, list(SEEDS) * len(prompts), **bench.setting)
     grid = lay_out(pictures, repeated, 16)
     save_small(grid.resize((grid.width * 3 // 4, grid.height * 3 // 4)), output / "grid.png")
     save_small(lay_out(pictures[: 24 * len(SEEDS) : len(SEEDS)], prompts[:24], 6), output / "samples.png", 300_000)
+    words = [word for concept in bench.dataset.concepts for word in concept.held_out]
+    unseen = [f"{with_article(word)}, fluent" for word in words]
+    save_small(
+        lay_out(draw_pictures(bench.pipeline, unseen, [1] * len(words), **bench.setting), words, 10),
+        output / "synonyms.png",
+    )
 
 
 def main() -> None:
