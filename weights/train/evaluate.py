@@ -181,11 +181,11 @@ def draw_grids(bench: Bench, output: Path) -> None:
     save_small(grid.resize((grid.width * 3 // 4, grid.height * 3 // 4)), output / "grid.png")
     save_small(lay_out(pictures[: 24 * len(SEEDS) : len(SEEDS)], prompts[:24], 6), output / "samples.png", 300_000)
     words = [word for concept in bench.dataset.concepts for word in concept.held_out]
-    unseen = [f"{with_article(word)}, fluent" for word in words]
-    save_small(
-        lay_out(draw_pictures(bench.pipeline, unseen, [1] * len(words), **bench.setting), words, 10),
-        output / "synonyms.png",
-    )
+    if words:
+        unseen = draw_pictures(
+            bench.pipeline, [f"{with_article(word)}, fluent" for word in words], [1] * len(words), **bench.setting
+        )
+        save_small(lay_out(unseen, words, 10), output / "synonyms.png")
 
 
 def main() -> None:
