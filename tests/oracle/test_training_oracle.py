@@ -183,34 +183,29 @@ def test_captions_with_an_unseen_word_are_the_teachers_but_for_that_word(
     assert len(seen) >= 4
 
 
-def test_unseen_words_stopped_goes_on_as_if_it_had_not_been(
-    train: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train["unseen_words"], "BATCH", 8)
+def test_unseen_words_stopped_goes_on_as_if_it_had_not_been(train: dict[str, ModuleType], tmp_path: Path) -> None:
     whole = unseen_words(train, tmp_path)
     teacher = [parameter.clone() for parameter in whole.teacher.parameters()]
-    whole.train_step()
+    made = train["unseen_captions"].Batches(whole.captions, 8, 0)
+    whole.train_step(made.batch(0))
     whole.save()
     stopped = unseen_words(train, tmp_path)
     assert stopped.step == 1
+    batch = made.batch(1)
     for training in (whole, stopped):
-        training.captions.rng = np.random.default_rng(training.step)
-        training.train_step()
+        training.train_step(batch)
     for mine, other in zip(whole.pupil.parameters(), stopped.pupil.parameters(), strict=True):
         np.testing.assert_array_equal(mine.detach().numpy(), other.detach().numpy())
     for mine, other in zip(whole.teacher.parameters(), teacher, strict=True):
         np.testing.assert_array_equal(mine.numpy(), other.numpy())
 
 
-def test_tokens_of_known_captions_stay_and_the_others_learn(
-    train: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train["unseen_words"], "BATCH", 8)
+def test_tokens_of_known_captions_stay_and_the_others_learn(train: dict[str, ModuleType], tmp_path: Path) -> None:
     training = unseen_words(train, tmp_path)
     known, captions = training.captions.known_tokens(), [training.captions.known(24) for _ in range(500)]
     assert {token for example in captions for token in example.pupil} <= known
-    for _ in range(3):
-        training.train_step()
+    for step in range(3):
+        training.train_step(train["unseen_captions"].Batches(training.captions, 8, 0).batch(step))
     before, after = (network.get_input_embeddings().weight for network in (training.teacher, training.pupil))
     moved = set(torch.nonzero((after != before).any(1)).flatten().tolist())
     new = {token for word in WORDS for token in training.captions.tokens(word)} - known

@@ -28,6 +28,7 @@ COLOURS = {  # words in captions -> flat backgrounds
     "black": (20, 20, 20),
 }
 LAYOUTS = ("left", "above", "big")  # the first icon is left of, above, or bigger than the second
+BIG, SMALL = 0.59, 0.34  # sizes of the last, of the picture
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def centres(scene: Scene) -> tuple[tuple[int, int], tuple[int, int]]:
     return (rest // 2 + first // 2, SIZE // 2), (SIZE - rest // 2 - second // 2, SIZE // 2)
 
 
+def border(layout: str) -> float:
+    """Where the first icon's part ends, of the picture: in the middle between both."""
+    return (1 + BIG - SMALL) / 2 if layout == "big" else 0.5
+
+
 def draw_scene(first: Pixels, second: Pixels, scene: Scene) -> Pixels:
     canvas = Image.new("RGB", (SIZE, SIZE), scene.background)
     for icon, size, centre in zip((first, second), scene.sizes, centres(scene), strict=True):
@@ -73,7 +79,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
     """Equal sizes of 0.41 to 0.47 of the picture, or 0.59 beside 0.34; half of the backgrounds are white."""
     layout = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
     size = int(rng.integers(round(0.41 * SIZE), round(0.47 * SIZE) + 1))
-    sizes = (round(0.59 * SIZE), round(0.34 * SIZE)) if layout == "big" else (size, size)
+    sizes = (round(BIG * SIZE), round(SMALL * SIZE)) if layout == "big" else (size, size)
     names = list(COLOURS)
     background = WHITE if rng.random() < 0.5 else COLOURS[names[int(rng.integers(len(names)))]]
     return Scene(layout, sizes, background)

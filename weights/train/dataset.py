@@ -25,6 +25,7 @@ MOST_SCENES, MOST_COLOURS = 24_000, 2  # composed pictures; coloured backgrounds
 FEW_SCENES, FEW_COLOURS = 6000, 1  # the first of them, where a CPU must encode them
 SCENES, COLOURINGS = (FEW_SCENES, FEW_COLOURS) if DEVICE.type == "cpu" else (MOST_SCENES, MOST_COLOURS)
 SHARE_OF_SCENES, SHARE_OF_COLOURED = 0.2, 0.1  # of the samples; the rest is one icon on white
+KEPT_DRAWS = 250  # random scenes to choose those from that evaluate.py asks for
 COLOUR_NAMES = {rgb: name for name, rgb in COLOURS.items()}
 
 
@@ -60,6 +61,7 @@ class Dataset:
         rng = np.random.default_rng(2)
         scenes = [self.random_scene_item(rng) for _ in range(min(scenes, 4 * len(white)))]
         self.items = [*white, *coloured, *scenes]
+        self.share_of_scenes = SHARE_OF_SCENES
         ends = np.cumsum([len(white), len(coloured), len(scenes)]).tolist()
         self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -100,6 +102,17 @@ class Dataset:
                 scene = random_scene(rng)
                 return Item(first, style, COLOUR_NAMES.get(scene.background), second, scene)
 
+    @cached_property
+    def kept_scenes(self) -> list[Item]:
+        """Scenes on white for evaluate.py, none of `items`; recombine.py never makes one of their pairs."""
+        rng, found = np.random.default_rng(99), []
+        trained = {(item.concept, item.second) for item in self.items if item.second is not None}
+        for _ in range(KEPT_DRAWS):
+            item = self.random_scene_item(rng)
+            if item.colour is None and (item.concept, item.second) not in trained:
+                found.append(item)
+        return found
+
     def draw(self, item: Item) -> NDArray[np.uint8]:
         """The picture [SIZE, SIZE, 3]."""
         icon = self.icon(item.concept, item.style)
@@ -130,7 +143,8 @@ class Dataset:
 
     def random_rows(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Rows of `items`, the kinds in their shares."""
-        kinds = rng.choice(3, count, p=[1 - SHARE_OF_SCENES - SHARE_OF_COLOURED, SHARE_OF_COLOURED, SHARE_OF_SCENES])
+        shares = [1 - self.share_of_scenes - SHARE_OF_COLOURED, SHARE_OF_COLOURED, self.share_of_scenes]
+        kinds = rng.choice(3, count, p=shares)
         starts, ends = np.array(self.bounds).T
         return rng.integers(starts[kinds], ends[kinds])
 

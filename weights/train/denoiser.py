@@ -25,6 +25,7 @@ from icons import SIZE
 from meaning import Meaning
 from muon import Muon, split_parameters
 from paths import Budget, Log, save_atomically
+from recombine import Mixer
 from replay import Replayed
 from text_encoder import TEXT_WIDTH
 from torch.nn import functional
@@ -194,9 +195,10 @@ def train_denoiser(
     budget = Budget(minutes, training.spent)
     torch.manual_seed(training.step)
     saved = drawn = told = budget.spent
-    for rows, ids in batches(dataset, training.tokenizer, BATCH, empty=EMPTY_PROMPT, seed=training.step):
+    mixed = Mixer(latents)
+    for chosen, ids in batches(dataset, training.tokenizer, BATCH, empty=EMPTY_PROMPT, seed=training.step):
         training.set_rates(budget.fraction)
-        training.train_step(latents[rows].float(), ids)
+        training.train_step(mixed(chosen), ids)
         training.spent, finished = budget.spent, budget.fraction >= 1
         if training.spent - told > LOG_EVERY or finished:
             told, seen, loss = training.spent, training.samples, training.loss.item()

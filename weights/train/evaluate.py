@@ -127,12 +127,7 @@ def plain_words(bench: Bench) -> dict[str, float]:
 
 def scenes(bench: Bench) -> dict[str, float]:
     """New pairings on white, not among the training scenes."""
-    rng, items = np.random.default_rng(99), []
-    trained = {(item.concept, item.second) for item in bench.dataset.items if item.second is not None}
-    while len(items) < max(4, round(96 * bench.share)):
-        item = bench.dataset.random_scene_item(rng)
-        if item.colour is None and (item.concept, item.second) not in trained:
-            items.append(item)
+    items = bench.some(bench.dataset.kept_scenes[:96], 96)
     prompts = []
     for item in items:
         x, y = (bench.dataset.concepts[row].names[-1] for row in (item.concept, item.second))

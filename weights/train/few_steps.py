@@ -17,12 +17,13 @@ from pathlib import Path
 
 import torch
 from batches import batches
-from dataset import Dataset, cached_latents
+from dataset import SHARE_OF_SCENES, Dataset, cached_latents
 from denoiser import make_scheduler
 from device import DEVICE, adamw, autocast, keep_bfloat16, memory_format, prepare, set_rates
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from paths import Budget, Log, save_atomically, work_folder
+from recombine import Mixer
 from replay import Replayed
 from safetensors.torch import load_file, save_file
 from text_encoder import token_ids
@@ -192,10 +193,11 @@ def train_few_steps(training: FewSteps, dataset: Dataset, latents: torch.Tensor,
     budget = Budget(minutes, training.spent)
     torch.manual_seed(training.step)
     saved = budget.spent
-    for rows, ids in batches(dataset, training.tokenizer, BATCH, seed=training.step):
+    mixed = Mixer(latents)
+    for chosen, ids in batches(dataset, training.tokenizer, BATCH, seed=training.step):
         rate = training.rate * min(1, (training.step + 1) / 30) * (1 - budget.fraction)
         set_rates([training.optimizer], rate)
-        training.train_step(latents[rows].float(), ids)
+        training.train_step(mixed(chosen), ids)
         training.spent, finished = budget.spent, budget.fraction >= 1
         if training.spent - saved > CHECKPOINT_EVERY or finished:
             saved = training.spent
@@ -225,9 +227,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--go-on", action="store_true", help="from the additions that the folder has")
     parser.add_argument("--rate", type=float, default=1.0, help="learning rate relative to a start from nothing (1)")
+    parser.add_argument("--scenes", type=float, default=SHARE_OF_SCENES, help="share of the samples (%(default)s)")
     options = parser.parse_args()
     prepare()
     folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."), options.concepts)
+    dataset.share_of_scenes = options.scenes
     training = FewSteps(options.model, folder, go_on=options.go_on, rate=options.rate)
     few_steps_stage(training, options.model, dataset, options.minutes, folder, Log(folder / "few_steps.log"))
 

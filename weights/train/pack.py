@@ -1,36 +1,45 @@
-"""Put what training needs on a machine without network into one folder of about 50 MB.
+"""Put what training needs on a machine without network into one folder of about 40 MB.
 
     python pack.py --icons DIR --to FOLDER        # then, there: train.py --icons FOLDER ...
 
-The four icon sets as they are, emojibase's English data without the other languages, and in place of the sentence model
-its embeddings of all texts that are learned from, in int8, and the concept that each plain word means most nearly.
+Of the four icon sets the icons that all of them share, emojibase's English data without the other languages, and in
+place of the sentence model its embeddings of all texts that are learned from, in int8, and the concept that each plain
+word means most nearly.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import shutil
+import json
 import tarfile
 from pathlib import Path
 
 from captions import read_concepts
 from device import prepare
-from icons import STYLES
+from icons import STYLES, read_package, shared_names
 from nearest_words import open_nearest_words
 from text_encoder import LESSON, open_lesson
 
-ENGLISH = "package/en/data.json"
+ENGLISH = "en/data.json"
 
 
-def copy_english(packages: Path, target: Path) -> None:
-    """emojibase-data with one file in it."""
-    source = max(packages.glob("emojibase-data-*.tgz"))
-    with tarfile.open(source) as whole, tarfile.open(target / source.name, "w:gz") as part:
-        member = whole.getmember(ENGLISH)
-        stream = whole.extractfile(member)
-        assert stream is not None
-        part.addfile(member, io.BytesIO(stream.read()))
+def write_package(target: Path, member: str, content: bytes) -> None:
+    """An npm package with one file in it."""
+    with tarfile.open(target, "w:gz") as archive:
+        entry = tarfile.TarInfo(f"package/{member}")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+
+
+def copy_icons(packages: Path, target: Path) -> None:
+    """The icon sets with the shared icons alone, each as version 0."""
+    icon_sets = {package: read_package(packages, package, "icons.json") for package in STYLES.values()}
+    names = shared_names(list(icon_sets.values()))
+    for package, icon_set in icon_sets.items():
+        kept = {key: icon_set[key] for key in ("width", "height") if key in icon_set}
+        kept["icons"] = {name: icon_set["icons"][name] for name in names}
+        write_package(target / f"{package}-0.tgz", "icons.json", json.dumps(kept, separators=(",", ":")).encode())
 
 
 def main() -> None:
@@ -40,10 +49,9 @@ def main() -> None:
     options = parser.parse_args()
     prepare()
     options.to.mkdir(parents=True, exist_ok=True)
-    for package in STYLES.values():
-        source = max(path for path in options.icons.glob(f"{package}-*.tgz") if path.name[len(package) + 1].isdigit())
-        shutil.copyfile(source, options.to / source.name)
-    copy_english(options.icons, options.to)
+    copy_icons(options.icons, options.to)
+    english = read_package(options.icons, "emojibase-data", ENGLISH)
+    write_package(options.to / "emojibase-data-0.tgz", ENGLISH, json.dumps(english).encode())
     concepts = read_concepts(options.icons)
     lesson = open_lesson(options.icons, concepts, options.to)
     open_nearest_words(options.icons, concepts, options.to)

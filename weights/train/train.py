@@ -10,7 +10,7 @@
 `--minutes` is the budget of all stages together (CPU time; wall-clock with CUDA). Kill it whenever you like: the same
 command goes on from the last checkpoint in `$XDG_CACHE_HOME/tinydiff-train/RUN`, where log.txt and grid.png can be
 watched. `--stages` runs some of the stages alone; a stage finds what earlier ones left in RUN. `--from FOLDER` starts
-from an exported model in place of nothing: the autoencoders stay as they are, text encoder and UNet learn on, better
+from an exported model in place of nothing: the autoencoders stay as they are, the rest learns on, better
 with `--rate 0.3` (after 12 minutes on one core and 800 concepts the loss was 0.295, at the full rate 0.315).
 
 `--minutes 2 --concepts 8 --run trial --to /tmp/trial` tries the whole recipe.
@@ -19,6 +19,7 @@ with `--rate 0.3` (after 12 minutes on one core and 800 concepts the loss was 0.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,14 +27,14 @@ import torch
 import vocab
 from captions import caption_frames, english
 from compose import COLOURS
-from dataset import Dataset, cached_latents
+from dataset import SHARE_OF_SCENES, Dataset, cached_latents
 from decoder import DecoderTraining, train_decoder
 from denoiser import DenoiserTraining, make_unet, train_denoiser
 from device import DEVICE, describe_device, prepare
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from drawing import Store
 from export import export, make_pipeline
-from few_steps import FewSteps, few_steps_stage
+from few_steps import FILE, FewSteps, few_steps_stage
 from meaning import Meaning
 from paths import Log, save_atomically, work_folder
 from samples import draw_grid
@@ -172,6 +173,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--from", dest="start", type=Path, help="an exported model to go on from")
     parser.add_argument("--rate", type=float, default=1.0, help="learning rate relative to a fresh start's (1)")
+    parser.add_argument("--scenes", type=float, default=SHARE_OF_SCENES, help="share of the samples (%(default)s)")
     parser.add_argument("--run", default="default", help="name of the run's folder in the cache")
     parser.add_argument("--to", type=Path, help="the folder that export writes (RUN/export)")
     parser.add_argument("--threads", type=int, default=1)
@@ -181,11 +183,12 @@ def main(arguments: list[str]) -> None:
     log = Log(folder / "log.txt")
     log(f"{describe_device()}; {options.minutes:g} minutes, {options.concepts or 'all'} concepts")
     minutes = {stage: share * options.minutes for stage, share in SHARES.items() if stage in options.stages}
-    if options.start is not None:
+    if options.start is not None and "denoiser" in minutes:
         spared = sum(minutes.pop(stage, 0.0) for stage in FIXED_WITH_START)
-        minutes["denoiser"] = minutes.get("denoiser", 0.0) + spared
+        minutes["denoiser"] += spared
 
     dataset = Dataset(options.icons, work_folder("."), options.concepts)
+    dataset.share_of_scenes = options.scenes
     words = words_to_teach(options.icons, dataset.concepts, folder) if "words" in minutes else {}
     if "text" in minutes:
         text_stage(options.icons, dataset, minutes["text"], folder, log)
@@ -203,7 +206,10 @@ def main(arguments: list[str]) -> None:
     if "words" in minutes:
         unseen_words_stage(target, dataset.concepts, words, minutes["words"], folder, log)
     if "few" in minutes:
-        few_steps_stage(FewSteps(target, folder), target, dataset, minutes["few"], folder, log)
+        go_on = options.start is not None and (options.start / FILE).exists()
+        if go_on:
+            shutil.copyfile(options.start / FILE, target / FILE)
+        few_steps_stage(FewSteps(target, folder, go_on=go_on), target, dataset, minutes["few"], folder, log)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 from captions import (
     BACKGROUNDS,
     SCENES,
@@ -21,9 +24,11 @@ from captions import (
 )
 from compose import COLOURS, random_scene
 from icons import STYLES
+from torch.utils.data import IterableDataset, get_worker_info
 from transformers import CLIPTokenizer
 
 SCENE, COLOURED, EMPTY = 0.25, 0.4, 0.02  # shares of captions
+SHORT, LONG = 24, 77  # positions in most steps; in every eighth, of a quarter of the captions
 NAME = re.compile(r"(\{[xy]0?\})")
 
 
@@ -36,6 +41,14 @@ class Example:
     places: list[int]
 
 
+def as_tensor(examples: Sequence[Example]) -> torch.Tensor:
+    """Pupil's ids, teacher's ids and places [3, N, length]; places stay within the length."""
+    rows = ([e.pupil for e in examples], [e.teacher for e in examples], [e.places for e in examples])
+    found = torch.tensor(rows)
+    found[2].clamp_(max=found.shape[2] - 1)
+    return found
+
+
 class Captions:
     """Endless random captions, tokenized, with an unseen word or without."""
 
@@ -45,8 +58,12 @@ class Captions:
         self.words = [(word, rows[icon]) for word, icon in words.items() if icon in rows]
         self.rng = np.random.default_rng(0)
         self.start, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self.tokens = cache(lambda text: list(tokenizer(text, add_special_tokens=False).input_ids))
+        self.tokens = cache(self.encode)
         self.plainest = [min(concept.names, key=lambda name: (len(self.tokens(name)), name)) for concept in concepts]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids without start and end, by the backend: the tokenizer's own call takes four times as long."""
+        return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     def known_tokens(self) -> set[int]:
         """All that a known caption can have."""
@@ -101,12 +118,31 @@ class Captions:
             text = scene_caption(first, second, random_scene(rng), colour, style, rng)
         else:
             text = caption(first, style, colour, rng)
-        ids = self.padded([self.start, *self.tokens(text)], length)
+        ids = self.padded([self.start, *self.encode(text)], length)
         return Example(ids, ids, list(range(length)))
 
     def padded(self, ids: list[int], length: int) -> list[int]:
         """Cut or filled with the end token, which is also last."""
         return [*(ids + [self.end] * length)[: length - 1], self.end]
+
+
+class Batches(IterableDataset):
+    """Endless batches as_tensor: `unseen` captions with an unseen word, then half as many known ones."""
+
+    def __init__(self, captions: Captions, unseen: int, first_step: int) -> None:
+        self.captions, self.unseen, self.first_step = captions, unseen, first_step
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        self.captions.rng = np.random.default_rng([1, self.first_step, number])
+        for step in itertools.count(self.first_step + number, workers):
+            yield (self.batch(step),)
+
+    def batch(self, step: int) -> torch.Tensor:
+        length, share = (LONG, 4) if step % 8 == 0 else (SHORT, 1)
+        unseen = [self.captions.unseen(length) for _ in range(self.unseen // share)]
+        return as_tensor([*unseen, *(self.captions.known(length) for _ in range(self.unseen // share // 2))])
 
 
 def counterparts(mine: int, other: int) -> list[int]:

@@ -13,33 +13,24 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+from batches import stream
 from captions import Concept, read_concepts
 from device import DEVICE, adamw, autocast, prepare, set_rates
 from nearest_words import open_nearest_words
 from paths import Budget, Log, save_atomically, work_folder
+from replay import Replayed
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
-from unseen_captions import Captions, Example
+from unseen_captions import LONG, SHORT, Batches, Captions, as_tensor
 
 BATCH = 64 if DEVICE.type == "cpu" else 512  # captions with an unseen word; half as many known captions beside them
-LEARNING_RATE = 7e-4
-FREE_RATE = 14.0  # the rate of tokens that no known caption has, relative
+LEARNING_RATE = 7e-4 if DEVICE.type == "cpu" else 1.5e-3
+FREE_RATE = 14.0 if DEVICE.type == "cpu" else 8.0  # the rate of tokens that no known caption has, relative
 KNOWN = 8.0  # weight of the known captions' loss
-SHORT, LONG = 24, 77  # positions in most steps; in every eighth, of a quarter of the captions
-CHECKPOINT_EVERY, LOG_EVERY = 120.0, 60.0  # seconds
-
-
-def batch_of(examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(pupil's ids, teacher's ids, places), each [N, length]; places stay within the length."""
-    length = len(examples[0].pupil)
-    rows = ([e.pupil for e in examples], [e.teacher for e in examples], [e.places for e in examples])
-    pupil, teacher, places = (torch.tensor(part, device=DEVICE) for part in rows)
-    return pupil, teacher, places.clamp(max=length - 1)
+CHECKPOINT_EVERY, LOG_EVERY = (120.0, 60.0) if DEVICE.type == "cpu" else (30.0, 10.0)  # seconds
 
 
 class UnseenWords:
@@ -59,7 +50,7 @@ class UnseenWords:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.spent = state["step"], state["spent"]
         self.spread = self._spread()
-        captions.rng = np.random.default_rng([1, self.step])
+        self.learn_fast = {length: Replayed(self.learn) for length in (SHORT, LONG)}
 
     def _optimizer(self) -> torch.optim.AdamW:
         table = self.pupil.get_input_embeddings().weight
@@ -77,26 +68,29 @@ class UnseenWords:
     @torch.no_grad()
     def _spread(self) -> torch.Tensor:
         """Variance of the states behind captions of different concepts: the unit of all errors."""
-        ids, _, _ = batch_of([self.captions.known(SHORT) for _ in range(256)])
+        ids = as_tensor([self.captions.known(SHORT) for _ in range(256)])[0].to(DEVICE)
         return self.teacher(ids).last_hidden_state[:, SHORT // 2 :].var(0).mean()
 
-    def train_step(self) -> None:
-        length, share = (LONG, 4) if self.step % 8 == 0 else (SHORT, 1)
-        unseen = [self.captions.unseen(length) for _ in range(BATCH // share)]
-        known = [self.captions.known(length) for _ in range(BATCH // share // 2)]
-        ids, teacher_ids, places = batch_of([*unseen, *known])
+    def train_step(self, batch: torch.Tensor) -> None:
+        """One step on a batch of Batches [3, N, length]; two thirds have an unseen word."""
+        self.learn_fast[batch.shape[2]](batch)
+        self.step += 1
+
+    def learn(self, batch: torch.Tensor) -> None:
+        """The device's part of a step."""
+        ids, teacher_ids, places = batch
+        unseen = 2 * len(ids) // 3
         with autocast():
             with torch.no_grad():
                 said = self.teacher(teacher_ids).last_hidden_state
             states = self.pupil(ids).last_hidden_state
         wanted = said.gather(1, places.unsqueeze(-1).expand_as(said)).float()
         error = (states.float() - wanted)[:, 1:].square().mean((1, 2)) / self.spread
-        errors = torch.stack([error[: len(unseen)].mean(), error[len(unseen) :].mean()])
+        errors = torch.stack([error[:unseen].mean(), error[unseen:].mean()])
         self.optimizer.zero_grad(set_to_none=True)
         (errors[0] + KNOWN * errors[1]).backward()
         torch.nn.utils.clip_grad_norm_(self.pupil.parameters(), 1.0)
         self.optimizer.step()
-        self.step += 1
         self.errors.lerp_(errors.detach(), 0.02)
 
 
@@ -104,9 +98,9 @@ def train_unseen_words(training: UnseenWords, minutes: float, log: Log) -> None:
     """Train for `minutes` in all."""
     budget = Budget(minutes, training.spent)
     saved = told = budget.spent
-    while budget.fraction < 1:
+    for (batch,) in stream(Batches(training.captions, BATCH, training.step)):
         set_rates([training.optimizer], LEARNING_RATE * min(1, (training.step + 1) / 100) * (1 - budget.fraction))
-        training.train_step()
+        training.train_step(batch)
         training.spent, finished = budget.spent, budget.fraction >= 1
         if training.spent - told > LOG_EVERY or finished:
             told, (unseen, known) = training.spent, training.errors.tolist()
@@ -114,6 +108,8 @@ def train_unseen_words(training: UnseenWords, minutes: float, log: Log) -> None:
         if training.spent - saved > CHECKPOINT_EVERY or finished:
             saved = training.spent
             training.save()
+        if finished:
+            return
 
 
 def words_to_teach(packages: Path, concepts: tuple[Concept, ...], folder: Path) -> dict[str, str]:

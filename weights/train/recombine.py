@@ -1,0 +1,67 @@
+"""New scenes out of two: the half with the first icon from one scene's latents, that with the second from another's.
+
+Both are of one layout, style and background, so that the halves meet in flat background. 24,000 encoded scenes give
+some millions so, without drawing or encoding one more. They differ from the latents of the same scenes drawn whole by
+0.4 % of the variance on white, 0.5 to 0.8 % on blue (12 each; group norm's sums are of another picture): as much as
+the autoencoder's own noise. Scenes of 1,486 concepts drilled whole, 17 times each, had taught pairings more than
+pairs: of trained scenes 38 % came out right, of new ones 26 %.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import torch
+from compose import LAYOUTS, border
+from dataset import Dataset, Item
+from device import DEVICE
+
+SHARE = 0.75  # of the scenes; the rest stay whole
+WHOLE = len(LAYOUTS)  # what stands in place of a layout's number where nothing is cut
+
+
+class Recombination:
+    """Chooses what is put together."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.items, (self.first, self.end) = dataset.items, dataset.bounds[-1]
+        self.kept = {(item.concept, item.second) for item in dataset.kept_scenes}
+        self.alike: defaultdict[tuple[int, int, str | None], list[int]] = defaultdict(list)
+        for row in range(self.first, self.end):
+            self.alike[self._kind(self.items[row])].append(row)
+
+    @staticmethod
+    def _kind(item: Item) -> tuple[int, int, str | None]:
+        assert item.scene is not None
+        return LAYOUTS.index(item.scene.layout), item.style, item.colour
+
+    def choose(self, row: int, rng: np.random.Generator) -> tuple[Item, int, int]:
+        """(what is to be seen, the row that gives the second half, the number of the layout or WHOLE)."""
+        item = self.items[row]
+        if self.first <= row < self.end and rng.random() < SHARE:
+            kind = self._kind(item)
+            other = self.alike[kind][int(rng.integers(len(self.alike[kind])))]
+            second = self.items[other].second
+            if second != item.concept and (item.concept, second) not in self.kept:
+                return replace(item, second=second), other, kind[0]
+        return item, row, WHOLE
+
+
+class Mixer:
+    """Puts latents together: [rows, channels, h, w] on the device, scaled."""
+
+    def __init__(self, latents: torch.Tensor) -> None:
+        self.latents, side = latents, latents.shape[-1]
+        mine = torch.ones(len(LAYOUTS) + 1, 1, side, side, dtype=torch.bool)  # where the first row's half is
+        for number, layout in enumerate(LAYOUTS):
+            mine[number, 0, :, round(border(layout) * side) :] = False
+            if layout == "above":
+                mine[number, 0] = mine[number, 0].T.clone()
+        self.mine = mine.to(DEVICE)
+
+    def __call__(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Rows of items, rows of second halves, layouts' numbers [N, 3] -> latents [N, channels, h, w], float32."""
+        rows, others, cuts = chosen.unbind(1)
+        return torch.where(self.mine[cuts], self.latents[rows], self.latents[others]).float()
