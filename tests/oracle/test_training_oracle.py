@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ MODULES = (
     "unseen_captions",
     "unseen_words",
     "nearest_words",
+    "compose",
+    "dataset",
+    "recombine",
 )
 
 
@@ -226,3 +229,36 @@ def test_a_new_encoder_is_written_under_the_old_names(train: dict[str, ModuleTyp
     for name, value in after.items():
         assert value.dtype == torch.float16
         np.testing.assert_array_equal(value.numpy(), 2 * before[name].numpy(), err_msg=name)
+
+
+def test_halves_of_two_scenes_make_a_new_one(train: dict[str, ModuleType]) -> None:
+    """Latents that say which row they are of: each half comes from its own; kept pairings are never made."""
+    compose, item, recombine = train["compose"], train["dataset"].Item, train["recombine"]
+
+    items = [
+        item(row, row % 2, None if row % 5 else "red", row + 1, compose.Scene(layout, (112, 112), compose.WHITE))
+        for row, layout in enumerate(compose.LAYOUTS * 10)
+    ]
+    scenes = SimpleNamespace(items=items, bounds=[(0, 30)], kept_scenes=[item(1, 1, None, 8)])
+    chooser, rng, side = recombine.Recombination(scenes), np.random.default_rng(0), 32
+    mixed = recombine.Mixer(torch.arange(30.0).view(30, 1, 1, 1).expand(30, 1, side, side))
+    new = 0
+    for row in [*range(30)] * 20:
+        seen, other, cut = chooser.choose(row, rng)
+        first, second = items[row], items[other]
+        assert seen.concept == first.concept
+        assert seen.second == second.second
+        assert (seen.concept, seen.second) != (1, 8)
+        assert (first.style, first.scene.layout) == (second.style, second.scene.layout)
+        if cut == recombine.WHOLE:
+            assert other == row
+        else:
+            assert first.colour is None
+            assert second.colour is None
+            new += other != row
+        picture = mixed(torch.tensor([[row, other, cut]]))[0, 0]
+        assert float(picture[0, 0]) == row
+        assert float(picture[-1, -1]) == other
+        border = {"left": picture[0, 15:17], "above": picture[15:17, 0], "big": picture[0, 19:21]}
+        assert border[first.scene.layout].tolist() == [row, other]
+    assert new > 200
