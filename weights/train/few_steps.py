@@ -89,9 +89,9 @@ def attach(unet: nn.Module, path: Path) -> None:
 
 
 class FewSteps:
-    """Teacher and student in one network: the additions switched off and on. `go_on`: from those that `model` has."""
+    """Teacher and student in one network: the additions switched off and on. `go_on`: additions to start from."""
 
-    def __init__(self, model: Path, folder: Path, *, go_on: bool = False, rate: float = 1.0) -> None:
+    def __init__(self, model: Path, folder: Path, *, go_on: Path | None = None, rate: float = 1.0) -> None:
         torch.manual_seed(0)
         self.tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
         self.text_encoder = (
@@ -101,8 +101,8 @@ class FewSteps:
         if DEVICE.type == "cpu":
             self.unet.set_attn_processor(AttnProcessor())
         self.additions = add_low_rank(self.unet)
-        if go_on:
-            read_additions(self.additions, model / FILE)
+        if go_on is not None:
+            read_additions(self.additions, go_on)
         keep_bfloat16(self.unet.to(DEVICE, memory_format=memory_format()))
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
         self.rate = rate * LEARNING_RATE
@@ -232,7 +232,8 @@ def main() -> None:
     prepare()
     folder, dataset = work_folder(options.run), Dataset(options.icons, work_folder("."), options.concepts)
     dataset.share_of_scenes = options.scenes
-    training = FewSteps(options.model, folder, go_on=options.go_on, rate=options.rate)
+    additions = options.model / FILE if options.go_on else None
+    training = FewSteps(options.model, folder, go_on=additions, rate=options.rate)
     few_steps_stage(training, options.model, dataset, options.minutes, folder, Log(folder / "few_steps.log"))
 
 

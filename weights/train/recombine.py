@@ -2,9 +2,9 @@
 
 Both are on white, of one layout and style, so that the halves meet where nothing is. The 12,000 encoded scenes on
 white give some ten millions so, without drawing or encoding one more. Their latents differ from those of the same
-scenes drawn whole by 0.4 % of the variance (12 of each layout; group norm's sums are of another picture), as much as by
-the autoencoder's own noise. On colours it was up to 0.8 %, and tints showed. Why: of scenes that the UNet had learned
-from, 17 times each, 38 % came out right (of 96), of new pairings 26 %.
+scenes drawn whole by 0.4 % of the variance (12 of each layout; group norm's sums are of another picture). On colours it
+was up to 0.8 %, and tints showed. Why: of scenes that the UNet had learned from, some 25 times each, 38 % came out
+right (of 96), of new pairings 26 %.
 """
 
 from __future__ import annotations

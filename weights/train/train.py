@@ -19,7 +19,6 @@ with `--rate 0.3` (after 12 minutes on one core and 800 concepts the loss was 0.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -206,10 +205,9 @@ def main(arguments: list[str]) -> None:
     if "words" in minutes:
         unseen_words_stage(target, dataset.concepts, words, minutes["words"], folder, log)
     if "few" in minutes:
-        go_on = options.start is not None and (options.start / FILE).exists()
-        if go_on:
-            shutil.copyfile(options.start / FILE, target / FILE)
-        few_steps_stage(FewSteps(target, folder, go_on=go_on), target, dataset, minutes["few"], folder, log)
+        start = options.start / FILE if options.start is not None else None
+        few = FewSteps(target, folder, go_on=start if start is not None and start.exists() else None)
+        few_steps_stage(few, target, dataset, minutes["few"], folder, log)
 
 
 if __name__ == "__main__":
